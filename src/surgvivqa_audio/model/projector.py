@@ -1,0 +1,56 @@
+"""From stacked encoder frames to the width of the language model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ProjectorKind = Literal["linear", "mlp"]
+
+
+class LinearProjector(nn.Linear):
+    """One matrix without bias: the seed layout's projector."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, bias=False)
+
+
+class MlpProjector(nn.Module):
+    """RMS norm, SwiGLU, RMS norm: (b, a, stack * d) -> (b, a, d_out).
+
+    The second norm starts at the scale of the embedding table, so that audio tokens enter the language
+    model at the size it knows. Source of the shape: Ultravox (frame stacking and SwiGLU).
+    """
+
+    def __init__(self, width_in: int, width_out: int, width_hidden: int) -> None:
+        super().__init__()
+        self.norm_in = nn.RMSNorm(width_in, eps=1e-6)
+        self.gate = nn.Linear(width_in, width_hidden, bias=False)
+        self.up = nn.Linear(width_in, width_hidden, bias=False)
+        self.down = nn.Linear(width_hidden, width_out, bias=False)
+        self.norm_out = nn.RMSNorm(width_out, eps=1e-6)
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """(b, a, stack * d) -> (b, a, d_out)."""
+        hidden = self.norm_in(stacked)
+        return self.norm_out(self.down(nn.functional.silu(self.gate(hidden)) * self.up(hidden)))
+
+
+def build_projector(kind: ProjectorKind, width_in: int, width_out: int, width_hidden: int) -> nn.Module:
+    """A projector by kind; see the classes."""
+    if kind == "linear":
+        return LinearProjector(width_in, width_out)
+    return MlpProjector(width_in, width_out, width_hidden)
+
+
+def match_embedding_scale(projector: nn.Module, embedding: Tensor) -> None:
+    """Start the projector's output at the root mean square of an embedding table (vocabulary, d)."""
+    scale = embedding.detach().float().pow(2).mean().sqrt()
+    with torch.no_grad():
+        if isinstance(projector, MlpProjector):
+            projector.norm_out.weight.fill_(float(scale))
+        elif isinstance(projector, LinearProjector):
+            # Encoder frames leave a layer norm with unit variance per channel.
+            projector.weight.normal_(0.0, float(scale) / projector.in_features**0.5)
