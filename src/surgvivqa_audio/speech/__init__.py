@@ -1,1 +1,1 @@
-"""TODO."""
+"""Speech: audio files, synthesis engines, phrasings, noise, the cache of spoken questions."""
