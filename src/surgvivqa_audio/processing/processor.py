@@ -1,0 +1,143 @@
+"""Sample -> token ids, patches and log-mels. Training, evaluation, the demo and the engine call this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import ProcessorMixin
+
+from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.model.encoder import audio_token_count
+from surgvivqa_audio.model.graft import IGNORE
+from surgvivqa_audio.processing.features import log_mel
+from surgvivqa_audio.processing.prompts import INSTRUCTION, SYSTEM, QuestionMode, special_tokens
+from surgvivqa_audio.processing.video import CLIP_MEAN, CLIP_STD, Geometry, VideoInputs, video_inputs
+from surgvivqa_audio.sample import Image
+
+Mel = NDArray[np.float32]
+_VIDEO_TYPE = 2  # transformers' mm_token_type_ids: 0 text (and our audio), 1 image, 2 video
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One question in the form a mode needs, with its answer when training."""
+
+    mode: QuestionMode
+    mel: Mel | None = None
+    text: str | None = None
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if "audio" in self.mode and self.mel is None:
+            raise ConfigError(f"question mode '{self.mode}' needs audio")
+        if "text" in self.mode and self.text is None:
+            raise ConfigError(f"question mode '{self.mode}' needs the typed question")
+
+
+@dataclass
+class Example:
+    """One row of model inputs, not yet padded. ``segments``: 0 prefix, 1, 2, … the questions."""
+
+    ids: list[int]
+    labels: list[int]
+    segments: list[int]
+    types: list[int]
+    video: VideoInputs | None
+    mels: list[Mel] = field(default_factory=list)
+
+
+class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
+    """The only place that knows prompts, special tokens and lengths."""
+
+    def __init__(
+        self,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        *,
+        patch: int = 14,
+        merge: int = 2,
+        temporal: int = 2,
+        max_side: int = 384,
+        stack: int = 4,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+        **kwargs: Any,
+    ) -> None:
+        self.patch, self.merge, self.temporal = patch, merge, temporal
+        self.max_side, self.stack = max_side, stack
+        self.mean, self.std = list(mean), list(std)
+        super().__init__(feature_extractor, tokenizer, **kwargs)
+        self.special = special_tokens(tokenizer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: without the ids, which are read from the tokenizer again."""
+        fields: dict[str, Any] = super().to_dict()
+        fields.pop("special", None)
+        return fields
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size and patch arithmetic of the frames."""
+        mean, std = tuple(self.mean), tuple(self.std)
+        return Geometry(self.patch, self.merge, self.temporal, self.max_side, mean, std)  # type: ignore[arg-type]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text; a special token written in it stays text."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def clip(self, frames: Sequence[Image], fps: float) -> VideoInputs:
+        """Frames (f of (h, w, 3)) at ``fps`` -> patches and grid. Raises BadImage."""
+        return video_inputs(frames, fps, self.geometry)
+
+    def mel(self, wave: NDArray[np.float32]) -> Mel:
+        """Mono 16 kHz -> log-mel (m, t) at the true length. Raises BadAudio."""
+        return log_mel(self.feature_extractor, wave)
+
+    def prefix_ids(self, video: VideoInputs | None) -> list[int]:
+        """[system][video][instruction]: what is known before the question."""
+        special = self.special
+        ids = [special.im_start, *self.text_ids(f"system\n{SYSTEM}"), special.im_end, *self.text_ids("\n")]
+        ids += [special.im_start, *self.text_ids("user\n")]
+        if video is not None:
+            count = video.token_count(self.merge)
+            ids += [special.vision_start, *[special.video_pad] * count, special.vision_end]
+        return ids + self.text_ids(INSTRUCTION)
+
+    def question_ids(self, question: Spoken) -> list[int]:
+        """[question][assistant]: in ``audio`` mode no character of the question is looked at."""
+        special = self.special
+        ids: list[int] = []
+        if question.mel is not None and "audio" in question.mode:
+            count = audio_token_count(question.mel.shape[-1], self.stack)
+            ids += [special.audio_bos, *[special.audio] * count, special.audio_eos]
+        if question.text is not None and "text" in question.mode:
+            ids += self.text_ids(question.text)
+        ids += [special.im_end, *self.text_ids("\n"), special.im_start, *self.text_ids("assistant\n")]
+        return ids
+
+    def answer_ids(self, sentence: str) -> list[int]:
+        """The sentence and the end token: exactly what is supervised."""
+        return [*self.text_ids(sentence), self.special.im_end]
+
+    def encode(self, video: VideoInputs | None, questions: Sequence[Spoken]) -> Example:
+        """One clip and one or more questions about it -> one row.
+
+        A question without ``answer`` ends at the assistant header, ready to be answered.
+        """
+        ids = self.prefix_ids(video)
+        labels, segments = [IGNORE] * len(ids), [0] * len(ids)
+        mels: list[Mel] = []
+        for number, question in enumerate(questions, start=1):
+            asked = self.question_ids(question)
+            answer = [] if question.answer is None else self.answer_ids(question.answer)
+            ids += asked + answer
+            labels += [IGNORE] * len(asked) + answer
+            segments += [number] * (len(asked) + len(answer))
+            if question.mel is not None and "audio" in question.mode:
+                mels.append(question.mel)
+        types = [_VIDEO_TYPE if token == self.special.video_pad else 0 for token in ids]
+        return Example(ids, labels, segments, types, video, mels)

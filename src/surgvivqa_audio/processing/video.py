@@ -1,0 +1,113 @@
+"""Frames -> ``pixel_values_videos`` and ``video_grid_thw``: the only resize policy.
+
+The stock video processor needs torchvision, which has no build beside a CPU-only torch; this step uses
+Pillow and NumPy and is held against the stock image processor by a golden test.
+Layout of the patches: Qwen2-VL, arXiv 2409.12191.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from surgvivqa_audio.errors import BadImage
+from surgvivqa_audio.sample import Image
+
+# Mean and standard deviation of CLIP's training images, which the Qwen-VL processors use.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What decides the grid of visual tokens."""
+
+    patch: int
+    merge: int
+    temporal: int
+    max_side: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Fit within ``max_side`` keeping the aspect, then round each side to whole visual tokens."""
+        factor = self.patch * self.merge
+        scale = min(1.0, self.max_side / max(height, width))
+        sides = [max(factor, round(side * scale / factor) * factor) for side in (height, width)]
+        return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """``pixels`` float32 (grid_t * grid_h * grid_w, channels * temporal * patch * patch); ``grid`` (t, h, w)."""
+
+    pixels: NDArray[np.float32]
+    grid: tuple[int, int, int]
+    seconds_per_grid: float
+
+    def token_count(self, merge: int) -> int:
+        """Visual tokens after merging."""
+        return self.grid[0] * self.grid[1] * self.grid[2] // merge**2
+
+
+def resize(frame: Image, size: tuple[int, int]) -> Image:
+    """Bicubic resize to (height, width); a frame of that size is returned as it is."""
+    if frame.shape[:2] == size:
+        return frame
+    picture = PIL.Image.fromarray(frame)
+    reduced = picture.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(reduced)
+
+
+def video_inputs(frames: Sequence[Image], fps: float, geometry: Geometry) -> VideoInputs:
+    """Resize, normalise and cut frames into patches.
+
+    Args:
+        frames: RGB uint8 (h, w, 3), all of one size, in order of time.
+        fps: frames per second of the given frames (source rate divided by the stride).
+        geometry: see the class.
+
+    Raises:
+        BadImage: no frame, or frames of different sizes.
+    """
+    if not frames:
+        raise BadImage("a clip needs at least one frame")
+    if any(frame.shape != frames[0].shape or frame.ndim != 3 for frame in frames):
+        shapes = ", ".join(sorted({str(frame.shape) for frame in frames}))
+        raise BadImage(f"the frames of one clip must share one size (found {shapes})")
+    size = geometry.target_size(*frames[0].shape[:2])
+    clip = np.stack([resize(frame, size) for frame in frames]).astype(np.float32)
+    scale = 1.0 / (255.0 * np.asarray(geometry.std, dtype=np.float32))
+    clip = clip * scale - np.asarray(geometry.mean, dtype=np.float32) / np.asarray(
+        geometry.std, dtype=np.float32
+    )
+    missing = -len(frames) % geometry.temporal
+    if missing:
+        clip = np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)])
+    return VideoInputs(*_patches(clip, geometry), geometry.temporal / fps)
+
+
+def _patches(
+    clip: NDArray[np.float32], geometry: Geometry
+) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+    """(f, h, w, 3) -> patches in the order of Qwen2-VL: merged blocks stay together."""
+    patch, merge, temporal = geometry.patch, geometry.merge, geometry.temporal
+    frames, height, width, channels = clip.shape
+    grid = (frames // temporal, height // patch, width // patch)
+    blocks = clip.transpose(0, 3, 1, 2).reshape(
+        grid[0],
+        temporal,
+        channels,
+        grid[1] // merge,
+        merge,
+        patch,
+        grid[2] // merge,
+        merge,
+        patch,
+    )
+    order = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return np.ascontiguousarray(order).reshape(grid[0] * grid[1] * grid[2], -1), grid
