@@ -1,0 +1,68 @@
+# The two commands that matter: `make demo` and `make test`. `make help` lists the rest.
+# Needs make and Python 3.11 or newer; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# cpu or cuda. Without a choice, the one made last time stays.
+TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),cpu)
+READY = $(VENV)/.ready-$(TORCH)
+TORCH_PIN := $(shell grep '^torch==' constraints.txt)
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two busy processes with two threads each on two cores are many times slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit integration clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything below needs (TORCH=cpu or TORCH=cuda)
+
+demo: $(READY) ## three spoken questions about a clip the model has not seen
+	$(BIN)/surgvivqa demo
+
+test: lint unit integration ## what continuous integration runs: lint, types, all tests
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY) ## fast tests, no network, no weights
+	$(BIN)/python -m pytest tests/unit
+
+integration: $(READY) ## tests that need the nano model or several processes; real weights where present
+	$(BIN)/python -m pytest tests --ignore=tests/unit
+
+clean: ## remove caches and build products; .venv and runs/ stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The wheel index of PyTorch is asked first whether it answers (3 s): an unreachable extra index would
+# make pip retry for minutes although its own configuration may already hold the wheel.
+$(VENV)/.ready-cpu $(VENV)/.ready-cuda: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@if [ -f $(VENV)/.torch ] && [ "$$(cat $(VENV)/.torch)" != "$(TORCH)" ]; then $(PIP) uninstall -y torch; fi
+	@rm -f $(VENV)/.ready-* $(VENV)/.torch
+	@index=""; \
+	if [ "$(TORCH)" = cpu ]; then \
+	  if $(BIN)/python -c 'import signal, sys, urllib.request; signal.alarm(3); urllib.request.urlopen(sys.argv[1])' \
+	    $(CPU_WHEELS)/torch/ >/dev/null 2>&1; \
+	  then index="--extra-index-url $(CPU_WHEELS)"; \
+	  else echo "PyTorch's CPU wheel index does not answer; asking the package sources pip is configured with"; fi; \
+	fi; \
+	$(PIP) install $(TORCH_PIN) -c constraints.txt $$index
+	$(PIP) install -e ".[train,dev,ui]" -c constraints.txt
+	@if [ "$(TORCH)" = cuda ]; then $(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
+	  echo "error: TORCH=cuda was asked for, but pip chose a CPU build of $(TORCH_PIN); check pip's index settings" >&2; exit 1; }; fi
+	@echo $(TORCH) > $(VENV)/.torch
+	@touch $@
+
+$(VENV)/.ready-%:
+	@echo "error: TORCH=$* is unknown; use TORCH=cpu or TORCH=cuda" >&2; exit 1
