@@ -43,7 +43,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """``pixels`` float32 (grid_t * grid_h * grid_w, channels * temporal * patch * patch); ``grid`` (t, h, w)."""
+    """``pixels`` float32 (t * h * w, channels * temporal * patch * patch); ``grid`` (t, h, w) in patches."""
 
     pixels: NDArray[np.float32]
     grid: tuple[int, int, int]
