@@ -93,8 +93,8 @@ def serve(library: str, data: str, requests: BinaryIO, replies: BinaryIO) -> Non
     """Answer requests until stdin closes; the first reply line says rate and version."""
     try:
         lib, sample_rate, version = load(library, data)
-    except OSError as error:
-        replies.write(json.dumps({"error": str(error)}).encode() + b"\n")
+    except OSError as failure:
+        replies.write(json.dumps({"error": str(failure)}).encode() + b"\n")
         replies.flush()
         return
     replies.write(json.dumps({"error": "", "sample_rate": sample_rate, "version": version}).encode() + b"\n")

@@ -95,7 +95,7 @@ _TRAIN_NAMES = (
     "en-gb-scotland",
     "en-029",
 )
-_HELD_OUT_NAMES = ("en-gb-x-gbclan", "en-us-nyc", "en-gb-x-gbcwmd+f5", "en-us+m7")
+_HELD_OUT_NAMES = ("en-gb-x-gbclan+f3", "en-us-nyc+m1", "en-gb-x-gbcwmd+f5", "en-us+m7")
 
 VOICES: tuple[Voice, ...] = tuple(
     Voice(name, rate, pitch) for name in _TRAIN_NAMES for rate in (140, 165, 190) for pitch in (38, 50, 62)

@@ -10,6 +10,9 @@ from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.taxonomy import QuestionType, Taxonomy
 
 _HELD_OUT_PERCENT = 15
+_IMPERATIVES = frozenset(
+    "classify estimate give grade identify name predict rate recognize show tell".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def words(text: str) -> tuple[str, ...]:
 
 def _sentence(text: str) -> str:
     text = text[0].upper() + text[1:]
-    return text if text[-1] in "?.!" else text + "?"
+    if text[-1] in "?.!":
+        return text
+    return text + ("." if words(text)[0] in _IMPERATIVES else "?")
 
 
 def _wordings(patterns: tuple[str, ...]) -> list[str]:
