@@ -30,12 +30,14 @@ def test_a_connection_that_leaves_the_machine_is_refused() -> None:
 
 
 def test_loopback_stays_open() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(("localhost", server.getsockname()[1])) as client:
-            client.sendall(b"x")
-            accepted, _ = server.accept()
-            with accepted:
-                assert accepted.recv(1) == b"x"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(("localhost", server.getsockname()[1])) as client,
+    ):
+        client.sendall(b"x")
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.recv(1) == b"x"
 
 
 def test_marked_skips_are_counted_and_pass(project: pytest.Pytester) -> None:
@@ -53,16 +55,20 @@ def test_marked_skips_are_counted_and_pass(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["skipped tests: 2 (1 weights, 1 data, 0 not allowed)"])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import pytest\ndef test_a(): pytest.skip('slow')\ndef test_b(): pass",
-        "import pytest\n@pytest.mark.skip\ndef test_a(): pass\ndef test_b(): pass",
-        "import pytest\npytest.importorskip('no_such_module')\ndef test_a(): pass",
-    ],
-)
-def test_any_other_skip_fails_the_run(project: pytest.Pytester, text: str) -> None:
-    project.makepyfile(test_other="def test_fine(): pass", test_skips=text)
+def test_every_other_skip_fails_the_run(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_call="import pytest\ndef test_a(): pytest.skip('slow')\ndef test_b(): pass",
+        test_file="import pytest\npytest.importorskip('no_such_module')\ndef test_a(): pass",
+        test_mark="import pytest\n@pytest.mark.skip\ndef test_a(): pass",
+    )
     result = project.runpytest("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, skipped=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["skipped tests: 1 (0 weights, 0 data, 1 not allowed)", "skip refused: *"])
+    result.stdout.fnmatch_lines(
+        [
+            "skipped tests: 3 (0 weights, 0 data, 3 not allowed)",
+            "skip refused: test_file.py (whole file)*",
+            "skip refused: test_call.py::test_a *",
+            "skip refused: test_mark.py::test_a *",
+        ]
+    )

@@ -198,4 +198,5 @@ assert threading.active_count() == 1, threading.enumerate()
 """
     blocked = f"import sys\nsys.modules.update(dict.fromkeys({sorted(optional)!r}))\n"
     done = run_python(blocked + code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("", "")
