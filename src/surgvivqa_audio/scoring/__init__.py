@@ -1,1 +1,1 @@
-"""TODO."""
+"""Answer parser, metrics, intervals and floors: pure functions of rows."""
