@@ -2,6 +2,93 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from surgvivqa_audio.commands.variadic import VariadicCommand
+
 app = typer.Typer(help="Audit, split, fetch and view annotations and frames.", no_args_is_help=True)
+
+Annotation = Annotated[Path, typer.Argument(help="Annotation file (JSONL, published schema).")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+TaxonomyName = Annotated[str, typer.Option(help="Taxonomy of the question types.")]
+
+
+@app.command(cls=VariadicCommand)
+def split(
+    annotations: Annotation,
+    out: Annotated[Path, typer.Argument(help="Folder for train.jsonl, eval.jsonl, test.jsonl.")],
+    held_out: Annotated[list[str], typer.Option(help="Video kept as test; repeat for more.")] = [],  # noqa: B006
+    videos: Annotated[list[str], typer.Option(help="Videos to use; all when left out.")] = [],  # noqa: B006
+    eval_fraction: Annotated[float, typer.Option(help="Share of the other rows for eval.")] = 0.15,
+    policy: Annotated[str, typer.Option(help="leak-free, seed (as published) or folds.")] = "leak-free",
+    gap: Annotated[int, typer.Option(help="Frames between clips of train and eval (leak-free).")] = 0,
+    seed: Seed = 42,
+    published_form: Annotated[
+        bool, typer.Option(help="Write the rows without key and template, as published.")
+    ] = False,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Split into train, eval and test, and report what the parts share."""
+    from surgvivqa_audio.data.annotations import import_annotations
+    from surgvivqa_audio.data.split_report import split_report, summary, write_split
+    from surgvivqa_audio.data.splits import folds, leak_free_split, seed_split
+    from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    known = load_taxonomy(taxonomy)
+    found = import_annotations(annotations, known)
+    held, chosen = _names(held_out), _names(videos)
+    options = {
+        "policy": policy,
+        "held_out": held,
+        "videos": chosen,
+        "eval_fraction": eval_fraction,
+        "gap": gap,
+        "seed": seed,
+    }
+    if policy == "seed":
+        splits = {"": seed_split(found.samples, held, chosen, eval_fraction, seed)}
+    elif policy == "leak-free":
+        splits = {"": leak_free_split(found.samples, held, chosen, eval_fraction, gap, seed)}
+    elif policy == "folds":
+        if held:
+            raise ConfigError("--policy folds holds out each video in turn; leave --held-out away")
+        splits = folds(found.samples, chosen, eval_fraction, gap, seed)
+    else:
+        raise ConfigError(f"--policy {policy}: choose leak-free, seed or folds")
+    for name, parts in splits.items():
+        report = split_report(parts, found, known, {**options, "fold": name or None})
+        write_split(out / name, parts, found, report, published_form)
+        typer.echo(f"{out / name}")
+        for line in summary(report):
+            typer.echo(f"  {line}")
+
+
+def _names(values: list[str]) -> list[str]:
+    """Options given several times or with commas."""
+    return [name for value in values for name in value.replace(",", " ").split()]
+
+
+@app.command(cls=VariadicCommand)
+def subset(
+    annotations: Annotation,
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    video: Annotated[str, typer.Option(help="Video to draw from.")],
+    size: Annotated[int, typer.Option(help="Rows to draw.")] = 50,
+    seed: Seed = 42,
+    other: Annotated[list[Path], typer.Option(help="Subsets to compare the clips with.")] = [],  # noqa: B006
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Draw a small test set with every question type of one video."""
+    from surgvivqa_audio.data.annotations import import_annotations
+    from surgvivqa_audio.data.split_report import write_subset
+    from surgvivqa_audio.data.splits import subset as draw
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    known = load_taxonomy(taxonomy)
+    found = import_annotations(annotations, known)
+    for line in write_subset(out, draw(found.samples, video, size, seed), found, other, known):
+        typer.echo(line)
