@@ -91,9 +91,7 @@ def test_a_shared_wording_is_refused():
     phrasings["nbi_status"] = phrasings["nbi_status"].model_copy(
         update={"patterns": (*phrasings["nbi_status"].patterns, "is the scope moving")}
     )
-    with pytest.raises(
-        ConfigError, match=r"Is the scope moving.*belongs to both nbi_status and scope_motion"
-    ):
+    with pytest.raises(ConfigError, match=r"Is the scope moving.*both nbi_status and scope_motion"):
         phrasing_bank(taxonomy.model_copy(update={"phrasings": phrasings}))
 
 

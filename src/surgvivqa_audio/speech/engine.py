@@ -68,6 +68,10 @@ class SpeechEngine(Protocol):
         """Speak ``text``; float32 (samples,) mono at 16 kHz in [-1, 1]."""
         ...
 
+    def close(self) -> None:
+        """Give back processes and connections; harmless when repeated."""
+        ...
+
 
 def parse_voice(text: str) -> Voice:
     """Read ``en-us``, ``en-us+f3-r165`` or a full :attr:`Voice.id`.

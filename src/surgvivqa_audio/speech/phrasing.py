@@ -10,6 +10,7 @@ from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.taxonomy import QuestionType, Taxonomy
 
 _HELD_OUT_PERCENT = 15
+_LITERAL = re.compile(r"[^()|]+")
 _IMPERATIVES = frozenset(
     "classify estimate give grade identify name predict rate recognize show tell".split()  # noqa: SIM905
 )
@@ -45,8 +46,10 @@ def _alternatives(pattern: str, position: int, depth: int) -> tuple[list[str], i
             done, current = done + current, [""]
             position += 1
         else:
-            current = [head + symbol for head in current]
-            position += 1
+            literal = _LITERAL.match(pattern, position)
+            assert literal is not None
+            current = [head + literal.group() for head in current]
+            position = literal.end()
     if depth:
         raise ConfigError(f"phrasing pattern '{pattern}': a '(' is not closed")
     return done + current, position
