@@ -1,0 +1,110 @@
+"""One evaluation run as it is asked for on the command line: files in, prediction rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from surgvivqa_audio.answering.base import System
+from surgvivqa_audio.data.stores import open_store
+from surgvivqa_audio.data.tables import read_video_info
+from surgvivqa_audio.errors import ConfigError, MissingAudio
+from surgvivqa_audio.evaluation.controls import check_control
+from surgvivqa_audio.evaluation.loop import Progress, Settings, Sources, run_eval
+from surgvivqa_audio.evaluation.reference import REFERENCES, run_reference
+from surgvivqa_audio.evaluation.spoken import Speaker
+from surgvivqa_audio.sample import Sample, read_samples
+from surgvivqa_audio.speech.engine import EspeakEngine
+from surgvivqa_audio.speech.noise import add_noise
+from surgvivqa_audio.taxonomy import Taxonomy
+
+ASSUMED_FPS = 25.0  # of a folder without video_info.csv; five of the six annotated procedures have it
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``eval run``; paths left out are found in the data folder."""
+
+    data: Path
+    system: str
+    out: Path
+    rows: Path | None = None
+    template: str = "out"
+    model: Path | None = None
+    frames: Path | None = None
+    speech: str | None = None
+    control: str | None = None
+    train: Path | None = None
+    limit: int | None = None
+    shard: tuple[int, int] = (0, 1)
+    batch_size: int = 16
+    seed: int = 42
+
+    @property
+    def rows_file(self) -> Path:
+        """The annotation rows to ask."""
+        return self.rows or self.data / f"{self.template}_template.jsonl"
+
+
+def run_request(
+    request: Request,
+    taxonomy: Taxonomy,
+    build: Callable[[str], System],
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Carry out one run; ``build`` makes the system by name.
+
+    Raises:
+        ConfigError: an option that cannot be right.
+        BadAnnotation: the rows cannot be read.
+        MissingAudio: no folder of recordings where one is needed.
+        MissingFrame: no frames where they are needed.
+    """
+    check_control(request.control)
+    if request.template not in ("in", "out"):
+        raise ConfigError(f"--template {request.template}: in or out")
+    settings = Settings(request.control, request.seed, request.limit, request.shard, request.batch_size)
+    samples = read_samples(request.rows_file, taxonomy)
+    train = None if request.train is None else read_samples(request.train, taxonomy)
+    files = [request.rows_file, *([request.train] if request.train else [])]
+    if request.system in REFERENCES:
+        if request.control is not None:
+            raise ConfigError(f"{request.system} neither looks nor listens; a control changes nothing")
+        return run_reference(request.system, samples[: request.limit], train, taxonomy, request.out, files)
+    system = build(request.system)
+    with ExitStack() as stack:
+        sources = _sources(request, system, taxonomy, stack)
+        return run_eval(samples, system, sources, request.out, settings, data_files=files, progress=progress)
+
+
+def _sources(request: Request, system: System, taxonomy: Taxonomy, stack: ExitStack) -> Sources:
+    sources = Sources(rate=clip_rate(request.data), add_noise=add_noise)
+    if "frames" in system.needs:
+        sources = replace(sources, store=open_store(request.frames or request.data / "frames"))
+    if "audio" in system.needs or request.control == "phrasing":
+        recordings = None if request.speech == "espeak" else Path(request.speech or request.data / "speech")
+        if "audio" in system.needs and recordings is not None and not recordings.is_dir():
+            raise MissingAudio(
+                f"{recordings}: no such folder of recordings; run `surgvivqa speech make`, or pass "
+                "--speech espeak to synthesise the questions on the fly"
+            )
+        engine = stack.enter_context(EspeakEngine())
+        speaker = Speaker(taxonomy, engine, recordings, request.seed)
+        sources = replace(sources, speak=speaker.speak, wording=speaker.wording)
+    return sources
+
+
+def clip_rate(data: Path) -> Callable[[Sample], float]:
+    """Frames per second of a sample's clip: the rate of its procedure over the stride of its frames."""
+    table = data / "video_info.csv"
+    known = {name: info.fps for name, info in read_video_info(table).items()} if table.is_file() else {}
+
+    def rate(sample: Sample) -> float:
+        numbers = sample.frame_numbers
+        stride = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 1.0
+        return known.get(sample.video_id, ASSUMED_FPS) / max(stride, 1.0)
+
+    return rate

@@ -1,0 +1,167 @@
+"""`eval run` on a small data folder: files in, prediction rows out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from surgvivqa_audio.answering.base import Answer, Query
+from surgvivqa_audio.commands import evaluate
+from surgvivqa_audio.errors import ConfigError, MissingAudio
+from surgvivqa_audio.evaluation.session import Request, clip_rate, run_request
+from surgvivqa_audio.evaluation.spoken import Speaker
+from surgvivqa_audio.files import write_jsonl
+from surgvivqa_audio.sample import Sample, read_samples
+from surgvivqa_audio.speech.audio import write_wav
+from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, Voice
+from surgvivqa_audio.speech.phrasing import phrasing_bank
+from surgvivqa_audio.taxonomy import load_taxonomy
+
+TAXONOMY = load_taxonomy()
+KINDS = ("scope_motion", "scope_outside")
+
+
+class Echo:
+    """Says yes to everything and keeps its queries."""
+
+    name = "echo"
+    needs = frozenset({"audio", "frames"})
+
+    def __init__(self) -> None:
+        self.queries: list[Query] = []
+
+    def predict(self, queries: Sequence[Query]) -> list[Answer]:
+        self.queries += queries
+        return [Answer("Yes.", "yes", "", 0.6, False, (), {"total": 1.0}, "echo") for _ in queries]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = []
+    for start in (0, 400):
+        numbers = tuple(range(start, start + 32, 4))
+        for kind in KINDS:
+            answer = TAXONOMY.type_of(kind).answers[start % 3 % 2]
+            sample = Sample(
+                key=f"out/v-1/{start}/{kind}", id=f"qa_{len(rows)}", template="out", video_id="v-1",
+                frames=tuple(f"v-1_{number}" for number in numbers), frame_numbers=numbers,
+                question=TAXONOMY.type_of(kind).out_template, question_type=kind,
+                answer=answer.sentence, short_answer=answer.short,
+            )  # fmt: skip
+            rows.append(sample.to_row())
+            tone = 0.3 * np.sin(np.arange(3200) * (0.1 + 0.1 * len(rows)))
+            write_wav(tmp_path / "speech" / "out_v-1" / f"{sample.id}.wav", tone.astype(np.float32))
+        for number in numbers:
+            path = tmp_path / "frames" / "v-1" / f"v-1_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), number % 250, np.uint8)).save(path)
+    write_jsonl(tmp_path / "out_template.jsonl", rows)
+    return tmp_path
+
+
+def test_recordings_and_frames_reach_the_system(folder: Path) -> None:
+    echo = Echo()
+    rows = run_request(Request(folder, "echo", folder / "p.jsonl"), TAXONOMY, lambda _name: echo)
+    assert [row["error"] for row in rows] == [None] * 4
+    first = echo.queries[0]
+    assert [int(frame[0, 0, 0]) for frame in first.clip.frames] == list(range(0, 32, 4))
+    assert first.clip.fps == 6.25
+    assert first.audio is not None
+    assert first.audio.shape == (3200,)
+    record = json.loads((folder / "p.jsonl.run.json").read_text())
+    assert set(record["data_sha256"]) == {"out_template.jsonl"}
+
+
+def test_missing_recording_is_a_failed_row_and_missing_folder_an_error(folder: Path) -> None:
+    (folder / "speech" / "out_v-1" / "qa_2.wav").unlink()
+    request = Request(folder, "echo", folder / "p.jsonl")
+    rows = run_request(request, TAXONOMY, lambda _name: Echo())
+    assert [row["key"] for row in rows if row["error"]] == ["out/v-1/400/scope_motion"]
+    assert "MissingAudio" in rows[2]["error"]
+    with pytest.raises(MissingAudio, match="speech make"):
+        run_request(
+            Request(folder, "echo", folder / "q.jsonl", speech=str(folder / "none")),
+            TAXONOMY,
+            lambda _name: Echo(),
+        )
+
+
+def test_frame_rate_comes_from_the_video_table(folder: Path) -> None:
+    sample = read_samples(folder / "out_template.jsonl", TAXONOMY)[0]
+    assert clip_rate(folder)(sample) == 6.25
+    (folder / "video_info.csv").write_text(
+        '"unique_video_name","age","sex","endoscope_brand","fps","num_frames","num_lesions","bbps"\n'
+        '"v-1",60,"male","Fujifilm",30,1000,0,9\n'
+    )
+    assert clip_rate(folder)(sample) == 7.5
+
+
+def test_held_out_voice_and_wording(folder: Path) -> None:
+    spoken: list[tuple[str, Voice]] = []
+
+    class Engine:
+        name = "fake"
+        licence = "none"
+
+        def synthesize(self, text: str, voice: Voice) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+            spoken.append((text, voice))
+            return np.ones(4, np.float32)
+
+    sample = read_samples(folder / "out_template.jsonl", TAXONOMY)[0]
+    speaker = Speaker(TAXONOMY, Engine(), folder / "speech")
+    speaker.speak(sample, "default")
+    assert spoken == []
+    speaker.speak(sample, "voice")
+    assert spoken[0][1] in HELD_OUT_VOICES
+    assert "scope" in spoken[0][0]
+    wording = speaker.wording(sample, "phrasing")
+    assert wording in phrasing_bank(TAXONOMY)["scope_motion"].held_out
+    assert speaker.wording(sample, "default") == sample.question
+
+
+def test_floor_through_the_command(folder: Path) -> None:
+    out = folder / "majority.jsonl"
+    arguments = [
+        "run",
+        str(folder),
+        "--system",
+        "constant",
+        "--out",
+        str(out),
+        "--json",
+        str(folder / "s.json"),
+    ]
+    result = CliRunner().invoke(evaluate.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "floor" in result.output
+    scores = json.loads((folder / "s.json").read_text())[str(out)]
+    assert scores["closed_set"] == scores["floor"]
+    with pytest.raises(ConfigError, match="neither looks nor listens"):
+        run_request(Request(folder, "majority", out, control="blank"), TAXONOMY, lambda _name: Echo())
+
+
+def test_score_command_writes_the_agreed_object(folder: Path) -> None:
+    out = folder / "p.jsonl"
+    run_request(Request(folder, "echo", out), TAXONOMY, lambda _name: Echo())
+    arguments = ["score", str(out), "--json", str(folder / "s.json")]
+    assert CliRunner().invoke(evaluate.app, arguments).exit_code == 0
+    scores = json.loads((folder / "s.json").read_text())
+    assert list(scores) == [str(out)]
+    agreed = {
+        "rows",
+        "substring",
+        "k_acc",
+        "closed_set",
+        "balanced",
+        "ci95",
+        "floor",
+        "informative",
+        "by_type",
+    }
+    assert agreed <= set(scores[str(out)])
