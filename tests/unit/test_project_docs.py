@@ -58,3 +58,9 @@ def test_the_readme_starts_with_the_two_commands_and_says_research_only() -> Non
     assert "Research only, not for clinical use." in text
     assert "```mermaid" in text
     assert "```bibtex" in text
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()

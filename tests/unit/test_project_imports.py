@@ -186,7 +186,7 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
 
 def test_importing_every_module_does_nothing_visible() -> None:
     modules = sorted(f"{PACKAGE}.{name}" if name else PACKAGE for name in edges(SOURCE))
-    optional = {"streamlit", "edge_tts", "wandb", "tensorboard", "bitsandbytes", "accelerate", "matplotlib"}
+    optional = {"streamlit", "edge_tts", "wandb", "tensorboard", "bitsandbytes", "matplotlib"}
     code = f"""
 import importlib, os, sys, threading
 import peft, torch, transformers  # what libraries set on their own is not ours
