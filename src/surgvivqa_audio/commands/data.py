@@ -92,3 +92,30 @@ def subset(
     found = import_annotations(annotations, known)
     for line in write_subset(out, draw(found.samples, video, size, seed), found, other, known):
         typer.echo(line)
+
+
+@app.command(cls=VariadicCommand)
+def audit(
+    annotations: Annotation,
+    json: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the audit as one HTML page.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Folder of REAL-Colon box files (XML).")] = None,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Say what an annotation file holds and what is wrong with it."""
+    from surgvivqa_audio.data.audit import audit as run_audit
+    from surgvivqa_audio.data.audit_html import audit_html
+    from surgvivqa_audio.files import write_json, write_text
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    report = run_audit(annotations, load_taxonomy(taxonomy), boxes)
+    if json is not None:
+        write_json(json, report)
+    if html is not None:
+        write_text(html, audit_html(report))
+    typer.echo(
+        f"{annotations}: {report['rows']} rows, {report['unique_keys']} keys, {report['unique_ids']} ids, "
+        f"{len(report['videos'])} videos, {len(report['findings'])} findings"
+    )
+    for finding in report["findings"]:
+        typer.echo(f"  {finding['name']}: {finding['count']} {finding['what']}")
