@@ -5,11 +5,12 @@ Everything is drawn from the generator that is passed in: equal seeds give equal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 from surgvivqa_audio.errors import BadAudio
 from surgvivqa_audio.speech.audio import SAMPLE_RATE, activity
@@ -23,14 +24,20 @@ _BABBLE_SPEAKERS = 6
 _PEAK = 0.999
 
 
-def _shaped(size: int, gain: Signal, rng: np.random.Generator) -> Signal:
-    """Gaussian noise whose spectrum is multiplied by ``gain`` (size // 2 + 1,)."""
-    spectrum = np.fft.rfft(rng.standard_normal(size)) * gain
-    return np.asarray(np.fft.irfft(spectrum, size), np.float64)
+def _filtered(source: Signal, gain: Callable[[Signal], Signal]) -> Signal:
+    """``source`` (samples,) with its spectrum multiplied by ``gain`` of the frequencies in Hz."""
+    total = next_fast_len(source.size, real=True)  # a prime length would cost many times more
+    frequencies = np.asarray(np.fft.rfftfreq(total, 1.0 / SAMPLE_RATE), np.float64)
+    spectrum = np.fft.rfft(source, total) * gain(frequencies)
+    return np.asarray(np.fft.irfft(spectrum, total)[: source.size], np.float64)
 
 
-def _frequencies(size: int) -> Signal:
-    return np.asarray(np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE), np.float64)
+def _shaped(size: int, gain: Callable[[Signal], Signal], rng: np.random.Generator) -> Signal:
+    return _filtered(rng.standard_normal(size), gain)
+
+
+def _resonance(centre: float, width: float) -> Callable[[Signal], Signal]:
+    return lambda frequencies: 1.0 / (1.0 + ((frequencies - centre) / width) ** 2)
 
 
 def _slow(size: int, rate_hz: float, rng: np.random.Generator) -> Signal:
@@ -40,7 +47,7 @@ def _slow(size: int, rate_hz: float, rng: np.random.Generator) -> Signal:
 
 
 def _pink(size: int, rng: np.random.Generator) -> Signal:
-    return _shaped(size, 1.0 / np.sqrt(np.maximum(_frequencies(size), 20.0)), rng)
+    return _shaped(size, lambda frequencies: 1.0 / np.sqrt(np.maximum(frequencies, 20.0)), rng)
 
 
 def _hum(size: int, rng: np.random.Generator) -> Signal:
@@ -56,13 +63,13 @@ def _hum(size: int, rng: np.random.Generator) -> Signal:
 def _synthetic_speaker(size: int, rng: np.random.Generator) -> Signal:
     """A voiced source with drifting pitch and formants and syllable-like pauses; says nothing."""
     pitch = rng.uniform(90, 230) * (0.9 + 0.2 * _slow(size, 3.0, rng))
-    phase = np.cumsum(2 * np.pi * pitch / SAMPLE_RATE)
-    source = sum(np.sin(phase * harmonic) / harmonic for harmonic in range(1, 12))
-    source = np.asarray(source) + 0.3 * rng.standard_normal(size)
-    frequencies = _frequencies(size)
-    formants = (rng.uniform(300, 800), rng.uniform(1000, 2200), rng.uniform(2400, 3200))
-    gain = sum(1.0 / (1.0 + ((frequencies - centre) / 150.0) ** 2) for centre in formants)
-    voiced = np.fft.irfft(np.fft.rfft(source) * gain, size)
+    cycles = np.cumsum(pitch / SAMPLE_RATE)
+    source = 2.0 * (cycles - np.floor(cycles)) - 1.0 + 0.3 * rng.standard_normal(size)
+    formants = [
+        _resonance(float(centre), 150.0)
+        for centre in (rng.uniform(300, 800), rng.uniform(1000, 2200), rng.uniform(2400, 3200))
+    ]
+    voiced = _filtered(source, lambda frequencies: np.sum([gain(frequencies) for gain in formants], axis=0))
     return np.asarray(voiced * np.square(_slow(size, 6.0, rng)), np.float64)
 
 
@@ -97,11 +104,10 @@ def _beeps(size: int, rng: np.random.Generator) -> Signal:
 
 def _suction(size: int, rng: np.random.Generator) -> Signal:
     """Broad turbulence around a resonance of the tube, with gurgling."""
-    frequencies = _frequencies(size)
-    centre = rng.uniform(700, 1600)
-    gain = 0.25 + 1.0 / (1.0 + ((frequencies - centre) / 600.0) ** 2)
-    turbulence = _shaped(size, gain * (frequencies > 80), rng)
-    gurgle = _shaped(size, np.exp(-frequencies / 250.0), rng) * (_slow(size, 12.0, rng) > 0.6)
+    tube = _resonance(float(rng.uniform(700, 1600)), 600.0)
+    turbulence = _shaped(size, lambda frequencies: (0.25 + tube(frequencies)) * (frequencies > 80), rng)
+    gurgle = _shaped(size, lambda frequencies: np.exp(-frequencies / 250.0), rng)
+    gurgle *= _slow(size, 12.0, rng) > 0.6
     return turbulence * (0.6 + 0.4 * _slow(size, 5.0, rng)) + 1.5 * gurgle
 
 
@@ -165,7 +171,7 @@ def reverb(wave: Wave, rng: np.random.Generator, rt60: float | None = None) -> W
     response = rng.standard_normal(length) * decay
     response *= rng.uniform(0.3, 0.7) / np.sqrt(np.sum(np.square(response)))
     response[0] = 1.0
-    total = 1 << (wave.size + length - 1).bit_length()
+    total = next_fast_len(wave.size + length - 1, real=True)
     wet = np.fft.irfft(np.fft.rfft(wave.astype(np.float64), total) * np.fft.rfft(response, total), total)
     wet = wet[: wave.size]
     active = activity(wave)
