@@ -38,9 +38,9 @@ class Site:
 SITES: dict[str, Site] = {
     "cecum": Site(0.95, 0.22, 0.0, 0.4, 0.02, 0.0, end=1.75),
     "ascending": Site(0.62, 0.40, 0.25, 0.45, 0.03, 0.06),
-    "hepatic flexure": Site(0.85, 0.26, 0.1, 0.5, 0.0, 0.75, shadow=1.25, shadow_colour=(0.40, 0.56, 0.82)),
+    "hepatic flexure": Site(0.85, 0.26, 0.1, 0.5, 0.0, 0.75, shadow=1.25, shadow_colour=(0.52, 0.62, 0.86)),
     "transverse": Site(0.55, 0.34, 1.0, 0.0, 0.12, 0.03),
-    "splenic flexure": Site(0.60, 0.18, 0.1, 0.3, 0.0, 0.60, shadow=0.55, shadow_colour=(0.42, 0.36, 0.66)),
+    "splenic flexure": Site(0.60, 0.18, 0.1, 0.3, 0.0, 0.60, shadow=0.6, shadow_colour=(0.46, 0.38, 0.66)),
     "descending": Site(1.15, 0.15, 0.0, 0.15, 0.0, 0.02),
     "sigma": Site(0.42, 0.46, 0.0, 0.7, 0.0, 0.34, pouches=9),
     "rectum": Site(1.7, 0.50, 0.0, 1.6, 0.0, 0.05, veins=1.0),
@@ -178,7 +178,7 @@ def make_textures(seed: int) -> Textures:
     thick = _vessels(rng, 16, 8.0, 46, 2.0)
     veins = colour * (1 - thick[..., None] * np.array([0.58, 0.55, 0.28], dtype=np.float32) * 1.15)
     veins *= 1 - 0.5 * thin[..., None] * absorb
-    height = smooth_noise(rng, SIZE, 30.0) + 0.45 * fine
+    height = smooth_noise(rng, SIZE, 42.0) + 0.14 * fine
     slope = np.gradient(height)[0] + np.gradient(height)[1]
     relief = (0.5 + 0.16 * look.relief * slope / slope.std()).astype(np.float32)
     return Textures(_pack(wall, relief), _pack(veins, relief))
@@ -192,12 +192,12 @@ def pit_patterns() -> dict[str, Floats]:
     """Surface pattern of each histology, (PITS, PITS) around 0."""
     rng = np.random.default_rng(41)
     rows, columns = np.mgrid[0:PITS, 0:PITS].astype(np.float32)
-    dots = np.cos(rows * 0.62) * np.cos(columns * 0.62 + 0.4 * np.sin(rows * 0.3))
+    dots = np.cos(rows * 0.95) * np.cos(columns * 0.95 + 0.9 * np.sin(rows * 0.3))
     warp = smooth_noise(rng, PITS, 30.0) * 2.6
     gyri = np.cos((rows + 0.5 * columns) * 0.42 + warp)
     clouds = smooth_noise(rng, PITS, 22.0)
     return {
-        "hyperplastic": np.asarray(np.where(dots > 0.45, 1.0, -0.15), dtype=np.float32),
+        "hyperplastic": np.asarray(np.where(dots > 0.45, 0.6, -0.1), dtype=np.float32),
         "adenoma": np.asarray(gyri, dtype=np.float32),
         "sessile serrated": np.asarray(np.clip(clouds, -1.5, 1.5), dtype=np.float32),
     }

@@ -67,7 +67,7 @@ def draw_lesion(colour: Floats, scene: Scene, look: Look, path: Path, xy: Floats
     edge = np.float32(4.0 if serrated else 9.0)
     alpha = np.clip((1 - q) * edge * np.float32(0.5) + np.float32(0.5), 0, 1)
     dome = np.sqrt(np.maximum(1 - q, 0))
-    flatness = 0.55 if serrated else 0.35
+    flatness = 0.38 if scene.histology == "adenoma" else 0.62
     shade = flatness + (1.16 - flatness) * dome**0.8
     texel = np.clip((np.stack([a, b]) * 0.42 + 0.5) * PITS, 0, PITS - 1).astype(np.int32)
     pits = pit_patterns()[scene.histology][texel[1], texel[0]]
@@ -77,7 +77,7 @@ def draw_lesion(colour: Floats, scene: Scene, look: Look, path: Path, xy: Floats
     base = np.asarray(look.mucosa, dtype=np.float32)
     if scene.nbi:
         base = narrow_band(base[:, None])[:, 0]
-    lit = np.clip(light.ravel()[where], 0.5, 1.25)
+    lit = np.clip(light.ravel()[where], 0.72, 1.25)
     paint = (base * tint)[:, None] * (lit * shade * (1 + np.float32(0.13) * pits))
     if serrated:  # a rim of debris and bubbles
         rim = np.clip(1 - abs(q - 0.85) * 5, 0, 1) * (np.cos(angle * 9 + phase[0] * 3) > 0)
@@ -98,9 +98,9 @@ def narrow_band(colour: Floats) -> Floats:
     deep = green * green * np.float32(1.05) + np.float32(0.16) * green
     return np.stack(
         [
-            np.float32(0.95) * deep + np.float32(0.18) * green,
-            np.float32(0.85) * deep + np.float32(0.36) * blue + np.float32(0.05) * red,
-            np.float32(0.55) * deep + np.float32(0.52) * blue,
+            np.float32(1.15) * deep + np.float32(0.16) * green,
+            np.float32(0.95) * deep + np.float32(0.52) * blue + np.float32(0.03) * red,
+            np.float32(0.45) * deep + np.float32(0.70) * blue,
         ]
     )
 
@@ -256,6 +256,6 @@ def draw_shaft(colour: Floats, scene: Scene, path: Path, xy: Floats) -> None:
     rim = shift + 1.5 * way + rng.uniform(-0.5, 0.5) * across
     black = np.full(3, 0.075, dtype=np.float32)
     mask: Mask = np.zeros((len(shift), xy.shape[1]), dtype=np.bool_)
-    wide = rng.uniform(0.20, 0.27)
+    wide = rng.uniform(0.23, 0.30)
     _tube(colour, mask, xy, foot, middle, (wide * 0.75, wide), black, shine=0.22, bands=(0.3, 0.75), band=0.6)
     _tube(colour, mask, xy, middle, rim, (wide, wide * 1.35), black, shine=0.22, bands=(0.4,), band=0.6)

@@ -36,7 +36,49 @@ _TRIES = 200
 
 # How often an answer that comes along by itself is asked, so that each answer of a type is about as
 # frequent as the others over a procedure. Answers not listed are always asked.
-KEEP: dict[tuple[str, str], float] = {}
+KEEP: dict[tuple[str, str], float] = {
+    ("endoscope_visibility", "no"): 0.13,
+    ("tool_catheter_check", "no"): 0.52,
+    ("lesion_size_range", "<5"): 0.74,
+    ("lesion_size_range", "5-9"): 0.80,
+    ("lesion_size_range", ">9"): 0.80,
+    ("lesion_histology_extended", "hyperplastic"): 0.72,
+    ("lesion_histology_extended", "adenoma"): 0.77,
+    ("lesion_histology_extended", "sessile serrated"): 0.85,
+    ("lesion_site", "cecum"): 0.89,
+    ("lesion_site", "hepatic flexure"): 0.68,
+    ("lesion_site", "transverse"): 0.61,
+    ("lesion_site", "splenic flexure"): 0.77,
+    ("lesion_site", "descending"): 0.87,
+    ("lesion_site", "sigma"): 0.89,
+    ("lesion_site", "rectum"): 0.67,
+    ("lesion_screen_position", "upper-right"): 0.92,
+    ("lesion_screen_position", "lower-left"): 0.84,
+    ("lesion_screen_position", "lower-right"): 0.74,
+    ("mucosa_visibility", "yes"): 0.41,
+    ("mucosa_visibility", "no"): 0.36,
+    ("nbi_status", "yes"): 0.33,
+    ("nbi_status", "no"): 0.23,
+    ("lighting_mode", "NBI"): 0.33,
+    ("lighting_mode", "WL"): 0.23,
+    ("blue_dye_presence", "no"): 0.58,
+    ("occlusion_check", "no"): 0.41,
+    ("fluid_occlusion_level", "absent"): 0.27,
+    ("fluid_occlusion_level", "partial"): 0.60,
+    ("fluid_occlusion_level", "complete"): 0.73,
+    ("flush_action", "yes"): 0.86,
+    ("flush_action", "no"): 0.31,
+    ("scope_motion", "yes"): 0.43,
+    ("scope_forward_motion", "yes"): 0.95,
+    ("scope_forward_motion", "no"): 0.89,
+    ("scope_backward_motion", "yes"): 0.89,
+    ("scope_backward_motion", "no"): 0.95,
+    ("scope_motion_type", "advancing"): 0.95,
+    ("scope_motion_type", "withdrawing"): 0.89,
+    ("scope_outside", "no"): 0.11,
+    ("lesion_motion_direction", "down"): 0.86,
+    ("lesion_motion_direction", "stable"): 0.70,
+}
 
 Want = tuple[str, str] | None
 
@@ -63,9 +105,12 @@ _KINDS = {
 }
 
 
+_RARE = tuple(_KINDS) * 2
+
+
 def _kind(rng: np.random.Generator, want: Want) -> str:
     kind = str(
-        rng.choice([LUMEN, OUTSIDE, CLOSE_UP, RETROFLEXION, FLOODED], p=[0.64, 0.09, 0.09, 0.09, 0.09])
+        rng.choice([LUMEN, OUTSIDE, CLOSE_UP, RETROFLEXION, FLOODED], p=[0.32, 0.17, 0.17, 0.17, 0.17])
     )
     if want in _KINDS:
         return _KINDS[want]
@@ -229,14 +274,17 @@ class Procedure:
     def target(self, index: int) -> tuple[str, str]:
         """The question and answer that a clip of the time line is made for.
 
-        Every 20 clips name each type once; a type's answers take turns from one 20 to the next.
+        Every 28 clips name each type once and each rare view twice more; a type's answers take turns.
         """
         types = tuple(load_taxonomy().types.values())
-        cycle, place = divmod(index, len(types))
-        order = np.random.default_rng([self.seed, 21, cycle]).permutation(len(types))
-        question_type = types[int(order[place])]
+        cycle, place = divmod(index, len(types) + len(_RARE))
+        order = np.random.default_rng([self.seed, 21, cycle]).permutation(len(types) + len(_RARE))
+        which = int(order[place])
+        if which >= len(types):
+            return _RARE[which - len(types)]
+        question_type = types[which]
         answers = question_type.answers
-        shuffled = np.random.default_rng([self.seed, 22, int(order[place])]).permutation(len(answers))
+        shuffled = np.random.default_rng([self.seed, 22, which]).permutation(len(answers))
         return question_type.name, answers[int(shuffled[cycle % len(answers)])].short
 
     def clip(self, index: int, frames: int = 8, want: tuple[str, str] | None = None) -> ClipSpec:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import uniform_filter1d
 
 from surgvivqa_audio.colonsim import overlays
@@ -49,6 +51,9 @@ def _wall_colour(
     u = np.arctan2(hits.y, hits.x) * _TEXELS + np.float32(4 * SIZE)
     start = (along % (2 * np.pi)).astype(np.float32)[:, None]
     v = (hits.depth + start) * _TEXELS + np.float32(4 * SIZE)
+    if hits.flat.any():
+        np.copyto(u, hits.x * _TEXELS + np.float32(4 * SIZE), where=hits.flat)
+        np.copyto(v, hits.y * _TEXELS + np.float32(4 * SIZE), where=hits.flat)
     if fine:
         rgba = _bilinear(table, u, v)
     else:
@@ -89,24 +94,21 @@ def _lumen(
         tint = np.asarray(anatomy.site.shadow_colour, dtype=np.float32).reshape(3, 1, 1)
         colour *= 1 - inside * (1 - tint)
     if scene.dye:
-        pool = sample_noise(
-            0, hits.depth * 46 + rng.uniform(0, 256), np.arctan2(hits.y, hits.x) * 40.74 + 512
-        )
-        pool = pool + np.float32(0.5) * (np.float32(0.5) - relief) * 6
-        inside = np.clip(pool * np.float32(1.4) + np.float32(0.55), 0, 0.92)
-        colour *= 1 - inside * (1 - np.array([0.10, 0.34, 1.25], dtype=np.float32).reshape(3, 1, 1))
+        around = np.arctan2(hits.y, hits.x) * np.float32(40.74) + 512
+        pool = sample_noise(1, hits.depth * 30 + rng.uniform(0, 256), around)
+        pool = pool + np.float32(2.6) * (np.float32(0.5) - relief) + np.float32(rng.uniform(0.0, 0.5))
+        inside = np.clip(pool * np.float32(0.8), 0, 1) * np.float32(0.85)
+        colour *= 1 - inside * (1 - np.array([0.22, 0.52, 1.45], dtype=np.float32).reshape(3, 1, 1))
     if scene.nbi:
         colour = narrow_band(colour)
     facing = np.clip(hits.facing, 0, 1)
     bump = relief + np.float32(0.5)
     squared = hits.distance * hits.distance
-    light = hits.crease * (np.float32(0.30) + np.float32(0.70) * facing) * bump
-    light *= np.float32(1.75 * look.gain) / (np.float32(0.62) + squared * np.float32(look.falloff))
+    light = hits.crease * (np.float32(0.34) + np.float32(0.66) * facing) * bump
+    light *= np.float32(2.15 * look.gain) / (np.float32(0.85) + squared * np.float32(look.falloff))
     colour = colour * light
-    glint = np.clip(
-        (facing * np.float32(0.75) + (relief - np.float32(0.5)) * np.float32(1.1) - np.float32(0.86)), 0, 1
-    )
-    colour += (glint * np.float32(5.0 * look.wetness)) / (np.float32(0.5) + squared)
+    glint = np.clip(facing * np.float32(0.8) + (relief - np.float32(0.5)) * np.float32(1.5) - 1, 0, 0.3)
+    colour += (glint * np.float32(7.0 * look.wetness)) / (np.float32(0.5) + squared)
     masks: dict[str, NDArray[np.bool_]] = {}
     shape = light.shape
     masks["fluid"] = np.zeros(shape, dtype=np.bool_)
@@ -134,7 +136,7 @@ def _pouches(scene: Scene, look: Look, hits: Hits, path: Path) -> Floats:
     offset = np.float32(0.5) + (pick - np.float32(0.5)) * np.float32(0.4)
     reach = np.sqrt((u - column - offset) ** 2 + ((v - row - offset) * np.float32(0.62)) ** 2) / size
     dark = np.clip((reach - np.float32(0.75)) * 3, 0, 1)
-    return np.where(pick < 0.34, np.float32(0.12) + np.float32(0.88) * dark, np.float32(1)).astype(np.float32)
+    return np.where(pick < 0.26, np.float32(0.12) + np.float32(0.88) * dark, np.float32(1)).astype(np.float32)
 
 
 def _pool(colour: Floats, scene: Scene, look: Look, hits: Hits, path: Path) -> NDArray[np.bool_]:
@@ -157,15 +159,17 @@ def _pool(colour: Floats, scene: Scene, look: Look, hits: Hits, path: Path) -> N
     pz = (distance * dz + along).ravel()[where]
     drift = np.broadcast_to((path.moment * 9).astype(np.float32)[:, None], mask.shape).ravel()[where]
     ripple = sample_noise(1, px * 40 + drift + 700, pz * 40 + 300)
-    foam = sample_noise(2, px * 62 + 500, pz * 62 + drift * 0.5)
+    foam = sample_noise(2, px * 150 + 900, pz * 150 + drift * 0.5)
     light = np.float32(1.25) / (np.float32(0.55) + far * far * np.float32(0.8))
     base = _fluid_colour(scene, look)
     paint = base[:, None] * (light * (1 + np.float32(0.16) * ripple))
-    bubbles = np.clip(foam - np.float32(1.5), 0, 0.6) * np.float32(0.7)
-    sheen = np.clip(ripple - np.float32(1.3), 0, 1) * np.float32(0.5)
+    bubbles = np.clip(foam - np.float32(1.9), 0, 0.6) * np.float32(0.7)
+    sheen = np.clip(ripple - np.float32(1.6), 0, 1) * np.float32(0.4)
     paint = paint + (bubbles + sheen) * np.minimum(light, 1.2)
     flat = colour.reshape(3, -1)
-    flat[:, where] += np.float32(0.86) * (paint - flat[:, where])
+    under = (hits.distance.ravel()[where] - far) * down.ravel()[where]
+    alpha = np.float32(0.92) - np.float32(0.72) * np.exp(under * np.float32(-7.0))
+    flat[:, where] += alpha * (paint - flat[:, where])
     return mask
 
 
@@ -202,14 +206,13 @@ def _close_up(scene: Scene, look: Look, path: Path, lens: Lens) -> Floats:
     veil = sample_noise(1, x * 9 + oy + t * way[0] * 0.3, y * 9 + ox + t * way[1] * 0.3)
     angle = rng.uniform(0, 2 * np.pi)
     side = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
-    shade = (
-        np.float32(1.02) + np.float32(rng.uniform(0.1, 0.5)) * side + np.float32(0.10) * blush + 0.07 * veil
-    )
+    tilt = np.float32(rng.uniform(0.15, 0.6))
+    shade = np.float32(0.88) + tilt * side + np.float32(0.13) * blush + np.float32(0.11) * veil
     deep = np.asarray(look.mucosa, dtype=np.float32) * np.array([1.0, 0.62, 0.58], dtype=np.float32)
-    deep = deep + np.float32(0.12) * np.array([0.2, 1, 1], dtype=np.float32) * np.float32(
-        rng.uniform(-0.4, 1)
-    )
-    colour = np.repeat(deep[:, None, None], t.shape[0], 1) * np.maximum(shade, 0.12)
+    pale = np.array([0.03, 0.16, 0.16], dtype=np.float32)
+    deep = deep + pale * np.float32(rng.uniform(-0.4, 1))
+    ruddy = np.array([0.04, 0.22, 0.22], dtype=np.float32).reshape(3, 1, 1)
+    colour = deep[:, None, None] * np.maximum(shade, 0.12) * (1 - ruddy * blush)
     if scene.nbi:
         colour = narrow_band(colour)
     return np.asarray(colour, dtype=np.float32)
@@ -229,13 +232,13 @@ def _room(scene: Scene, path: Path, lens: Lens) -> Floats:
         [
             [0.9, 0.92, 0.95],
             [0.15, 0.17, 0.2],
-            [0.2, 0.45, 0.65],
+            [0.3, 0.45, 0.58],
             [0.25, 0.5, 0.42],
             [0.75, 0.6, 0.5],
             [0.8, 0.8, 0.78],
         ]
     )
-    for _ in range(rng.integers(7, 12)):
+    for _ in range(rng.integers(14, 24)):
         top, left = rng.integers(0, side - 20, 2)
         high, wide = rng.integers(14, 80, 2)
         room[top : top + high, left : left + wide] = paints[rng.integers(len(paints))] * rng.uniform(0.6, 1.1)
@@ -244,16 +247,16 @@ def _room(scene: Scene, path: Path, lens: Lens) -> Floats:
         9, 20
     ) ** 2
     room[lamp] = 1.25
-    soft = int(rng.integers(3, 8))
+    soft = int(rng.integers(5, 10))
     for axis in (0, 1, 0, 1):
         room = uniform_filter1d(room, soft, axis=axis, mode="nearest")
-    way = rng.uniform(-1, 1, 2) * 22
+    way = rng.uniform(-1, 1, 2) * 26
     spin = rng.uniform(-0.5, 0.5)
     t = path.moment.astype(np.float32)[:, None] - 0.5
     cosine, sine = np.cos(spin * t), np.sin(spin * t)
     x, y = lens.xy
-    column = np.clip((x * cosine - y * sine) * 66 + side / 2 + way[0] * t, 0, side - 1).astype(np.int32)
-    row = np.clip((x * sine + y * cosine) * 66 + side / 2 + way[1] * t, 0, side - 1).astype(np.int32)
+    column = np.clip((x * cosine - y * sine) * 88 + side / 2 + way[0] * t, 0, side - 1).astype(np.int32)
+    row = np.clip((x * sine + y * cosine) * 88 + side / 2 + way[1] * t, 0, side - 1).astype(np.int32)
     return np.moveaxis(room.astype(np.float32).reshape(-1, 3).take(row * side + column, axis=0), -1, 0)
 
 
@@ -275,26 +278,44 @@ def _finish(
     colour = colour * (1 + colour * np.float32(0.10)) / (1 + colour * np.float32(0.32)) * np.float32(1.12)
     noise = noise_bank()[3].ravel()
     strength = np.float32(0.006 + 0.020 * hard * rng.random())
+    soften, quality = rng.random() < 0.6 * hard, int(rng.integers(45, 85))
+    quality = quality if rng.random() < 0.5 * hard else 0
     count = lens.index.size
-    for frame in range(colour.shape[1]):
-        for channel in range(3):
-            start = int(rng.integers(0, NOISE * NOISE))
-            grain = (
-                np.resize(np.roll(noise, -start), count) if count > noise.size else _wrap(noise, start, count)
-            )
-            colour[channel, frame] += strength * grain
+    for frame, moment in enumerate(moments):
+        starts = np.random.default_rng([scene.seed, 67, round(float(moment) * 1000)])
+        for channel, start in enumerate(starts.integers(0, noise.size, 3)):
+            colour[channel, frame] += strength * _wrap(noise, int(start), count)
     pixels = np.zeros((colour.shape[1], lens.size * lens.size, 3), dtype=np.uint8)
     pixels[:, lens.index] = np.moveaxis(np.clip(colour * 255 + np.float32(0.5), 0, 255), 0, -1).astype(
         np.uint8
     )
-    return pixels.reshape(-1, lens.size, lens.size, 3)
+    frames = pixels.reshape(-1, lens.size, lens.size, 3)
+    if soften:
+        for _ in range(max(1, round(lens.size / 112))):
+            frames = _soften(frames)
+    return np.stack([_compress(frame, quality) for frame in frames]) if quality else frames
+
+
+def _soften(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Out of focus: a three-tap binomial filter both ways."""
+    wide = frames.astype(np.uint16)
+    wide[:, 1:-1] = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:] + 2) >> 2
+    wide[:, :, 1:-1] = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:] + 2) >> 2
+    return wide.astype(np.uint8)
+
+
+def _compress(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """One frame through a JPEG encoder and back."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 def _wrap(noise: Floats, start: int, count: int) -> Floats:
     end = start + count
-    return (
-        noise[start:end] if end <= noise.size else np.concatenate([noise[start:], noise[: end - noise.size]])
-    )
+    if end > noise.size:
+        noise = np.tile(noise, -(-end // noise.size))
+    return noise[start:end]
 
 
 def _draw(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surgvivqa_audio.colonsim.anatomy import SITES, Floats, Look, Site
 from surgvivqa_audio.colonsim.camera import Path
@@ -29,6 +30,7 @@ class Hits:
     crease: Floats  # 1 in the open, less in corners
     rays: tuple[Floats, Floats, Floats]
     depth: Floats  # texture row coordinate, radii
+    flat: NDArray[np.bool_]  # where the texture follows (x, y) instead of (angle, depth)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def make_anatomy(scene: Scene, look: Look, path: Path) -> Anatomy:
         folds.append(Fold(place, side, site.depth * fold.uniform(0.8, 1.15), index))
     bend = site.bend * rng.uniform(0.9, 1.15)
     return Anatomy(
-        site, tuple(folds), (bend * np.cos(way), bend * np.sin(way)), turn, end, way + rng.uniform(-0.5, 0.5)
+        site, tuple(folds), (bend * np.cos(way), bend * np.sin(way)), turn, end, way + np.pi + rng.uniform(-0.4, 0.4)
     )
 
 
@@ -89,15 +91,13 @@ def _wall(anatomy: Anatomy, rays: tuple[Floats, Floats, Floats], path: Path) -> 
     square = dx * dx + dy * dy + _TINY
     cross = ox * dx + oy * dy
     distance = (np.sqrt(np.maximum(cross * cross - square * (ox * ox + oy * oy - 1), 0)) - cross) / square
-    bend_x, bend_y = (np.float32(0.5 * value) for value in anatomy.bend)
+    px, py = ox, oy
     if anatomy.site.bend > 0.05:
-        bow = np.minimum(np.maximum(distance * dz, 0), np.float32(2.6)) ** 2
-        px, py = ox - bend_x * bow, oy - bend_y * bow
-        cross = px * dx + py * dy
-        inside = np.maximum(cross * cross - square * (px * px + py * py - 1), 0)
-        distance = np.maximum((np.sqrt(inside) - cross) / square, np.float32(0.05))
-    else:
-        px, py = ox, oy
+        along = _bent(anatomy, rays, (ox, oy), distance)
+        distance = np.where(along > 0, along / np.maximum(dz, np.float32(0.05)), distance)
+        bow = np.float32(0.5) * np.maximum(along, 0) ** 2
+        px = ox - np.float32(anatomy.bend[0]) * bow
+        py = oy - np.float32(anatomy.bend[1]) * bow
     x, y = px + distance * dx, py + distance * dy
     if anatomy.site.section:
         cosine = (x * x - 3 * y * y) * x * np.float32(np.cos(3 * anatomy.turn))
@@ -105,7 +105,33 @@ def _wall(anatomy: Anatomy, rays: tuple[Floats, Floats, Floats], path: Path) -> 
         distance = distance * (1 + np.float32(anatomy.site.section) * (cosine + sine))
         x, y = px + distance * dx, py + distance * dy
     along = distance * dz
-    return Hits(distance, x, y, along, dx * x + dy * y, np.ones_like(x), rays, along.copy())
+    flat = np.zeros(x.shape, dtype=np.bool_)
+    return Hits(distance, x, y, along, dx * x + dy * y, np.ones_like(x), rays, along.copy(), flat)
+
+
+def _bent(
+    anatomy: Anatomy, rays: tuple[Floats, Floats, Floats], offset: tuple[Floats, Floats], straight: Floats
+) -> Floats:
+    """Where along a bent tube each ray leaves it: cross-sections are tried from near to far."""
+    dx, dy, dz = rays
+    found = np.where(dz > 0.05, np.float32(3.4), straight * dz).astype(np.float32)
+    open_rays = np.flatnonzero(dz > 0.05)
+    slope = 1 / dz.ravel()[open_rays]
+    sx, sy = dx.ravel()[open_rays] * slope, dy.ravel()[open_rays] * slope
+    row = open_rays // dx.shape[1]
+    ox, oy = offset[0].ravel()[row], offset[1].ravel()[row]
+    before, last = ox * ox + oy * oy - 1, 0.0
+    for plane in (0.2, 0.4, 0.6, 0.8, 1.05, 1.35, 1.7, 2.1, 2.7, 3.4):
+        x = ox - np.float32(0.5 * anatomy.bend[0] * plane**2) + np.float32(plane) * sx
+        y = oy - np.float32(0.5 * anatomy.bend[1] * plane**2) + np.float32(plane) * sy
+        now = x * x + y * y - 1
+        out = now > 0
+        part = np.float32(last) - before[out] * np.float32(plane - last) / (now[out] - before[out] + _TINY)
+        found.ravel()[open_rays[out]] = part
+        stay = ~out
+        open_rays, sx, sy, ox, oy = (values[stay] for values in (open_rays, sx, sy, ox, oy))
+        before, last = now[stay], plane
+    return found
 
 
 def _close_end(anatomy: Anatomy, hits: Hits, path: Path) -> None:
@@ -139,22 +165,44 @@ def _close_end(anatomy: Anatomy, hits: Hits, path: Path) -> None:
     np.copyto(hits.along, distance * dz, where=hit)
     np.copyto(hits.facing, np.maximum(dz, 0) * (1 + np.float32(0.22) * ridge), where=hit)
     np.copyto(hits.crease, corner, where=hit)
-    np.copyto(hits.depth, ahead + 1 - rho, where=hit)
+    np.copyto(hits.flat, True, where=hit)
 
 
 def _fold(anatomy: Anatomy, fold: Fold, hits: Hits, path: Path) -> None:
     """Put one fold in front of what is there: a diaphragm with a shaped opening and a rounded lip."""
-    dx, dy, dz = hits.rays
-    ahead = (fold.position - path.along).astype(np.float32)[:, None]
-    if float(ahead.max()) < 0.08 or float(ahead.min()) > REACH:
+    ahead_of = (fold.position - path.along).astype(np.float32)
+    if float(ahead_of.max()) < 0.08 or float(ahead_of.min()) > REACH:
         return
-    ox, oy = path.offset.astype(np.float32).T[:, :, None]
-    bow = np.float32(0.5) * np.clip(ahead, 0, 2.6) ** 2
-    ox, oy = ox - np.float32(anatomy.bend[0]) * bow, oy - np.float32(anatomy.bend[1]) * bow
+    passing = (hits.along > ahead_of[:, None]) & (ahead_of > 0.08)[:, None]
+    where = np.flatnonzero(passing)  # only rays that get as far as the fold
+    row = where // hits.along.shape[1]
+    bow = np.float32(0.5) * np.clip(ahead_of, 0, 2.6) ** 2
+    ox = (path.offset[:, 0] - anatomy.bend[0] * bow).astype(np.float32)[row]
+    oy = (path.offset[:, 1] - anatomy.bend[1] * bow).astype(np.float32)[row]
+    dx, dy, dz = (ray.ravel()[where] for ray in hits.rays)
+    ahead = ahead_of[row]
     distance = ahead / np.maximum(dz, np.float32(0.04))
     x, y = ox + distance * dx, oy + distance * dy
     rho = np.sqrt(x * x + y * y) + _TINY
-    cosine, sine = x / rho, y / rho
+    height = _lip(anatomy, fold, x / rho, y / rho)
+    inside = rho - (1 - height)
+    hit = np.flatnonzero(inside > 0)
+    where, distance, x, y, rho = where[hit], distance[hit], x[hit], y[hit], rho[hit]
+    near, height, dz, ahead = inside[hit], height[hit], dz[hit], ahead[hit]
+    round_lip = np.exp(near * np.float32(-11.0))
+    hits.distance.ravel()[where] = distance
+    hits.x.ravel()[where] = x
+    hits.y.ravel()[where] = y
+    hits.along.ravel()[where] = distance * dz
+    hits.facing.ravel()[where] = np.float32(0.36) + np.float32(0.5) * dz + np.float32(0.10) * round_lip
+    corner = np.minimum(near / (height + np.float32(0.05)), 1)
+    hits.crease.ravel()[where] = 1 - np.float32(0.45) * corner * corner
+    hits.flat.ravel()[where] = anatomy.site.crescent > 1
+    hits.depth.ravel()[where] = ahead + rho - 1
+
+
+def _lip(anatomy: Anatomy, fold: Fold, cosine: Floats, sine: Floats) -> Floats:
+    """How far a fold reaches into the lumen in the direction (cosine, sine)."""
     site = anatomy.site
     shape = np.float32(0.75) + np.float32(site.crescent * np.cos(fold.side)) * cosine
     shape += np.float32(site.crescent * np.sin(fold.side)) * sine
@@ -164,23 +212,9 @@ def _fold(anatomy: Anatomy, fold: Fold, hits: Hits, path: Path) -> None:
         wave += (3 - 4 * sine * sine) * sine * np.float32(np.sin(three))
         shape += np.float32(0.6 * site.triangle) * wave
     # a gentle unevenness, so that no two lips are alike
-    shape += np.float32(0.16) * (cosine * sine * np.float32(np.cos(fold.index * 1.7)) * 2)
+    shape += np.float32(0.32 * np.cos(fold.index * 1.7)) * cosine * sine
     height = np.float32(fold.deep) * np.maximum(shape, 0)
-    if site.section:
-        height = height + np.float32(site.section * 0.5)
-    inside = rho - (1 - height)
-    hit = (inside > 0) & (distance < hits.distance) & (ahead > 0.08)
-    near = np.maximum(inside, 0)
-    round_lip = np.exp(near * np.float32(-11.0))
-    facing = np.float32(0.42) + np.float32(0.5) * dz - np.float32(0.34) * round_lip
-    crease = 1 - np.float32(0.45) * np.clip(near / (height + np.float32(0.05)), 0, 1) ** 2
-    np.copyto(hits.distance, distance, where=hit)
-    np.copyto(hits.x, x, where=hit)
-    np.copyto(hits.y, y, where=hit)
-    np.copyto(hits.along, distance * dz, where=hit)
-    np.copyto(hits.facing, facing, where=hit)
-    np.copyto(hits.crease, crease, where=hit)
-    np.copyto(hits.depth, ahead + rho - 1, where=hit)
+    return height + np.float32(site.section * 0.5)
 
 
 def cast(scene: Scene, look: Look, path: Path, anatomy: Anatomy, rays: Floats) -> Hits:
