@@ -70,7 +70,7 @@ def test_conformal_sets_cover_as_promised() -> None:
     test, held = drawn(3000, 2.0, 4), drawn(1500, 2.0, 5)
     for alpha in (0.05, 0.1, 0.2):
         found = calibrate(test, held, alpha)["conformal"]
-        assert found["coverage"] == pytest.approx(1 - alpha, abs=0.02)
+        assert found["coverage"] == pytest.approx(1 - alpha, abs=0.03)
         assert found["mean_set_size"] < 4
         assert len(found["coverage_by_procedure"]) == 10
 

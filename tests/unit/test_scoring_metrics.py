@@ -185,6 +185,19 @@ def test_refusal_counts_where_it_is_the_gold_answer() -> None:
     assert score_rows(rows, TAXONOMY)["closed_set"] == 0.5
 
 
+def test_out_of_scope_questions_have_the_refusal_as_their_only_answer() -> None:
+    asked = row("scope_motion", "yes", "") | {
+        "question_type": "out_of_scope",
+        "short_answer": "unanswerable",
+        "ground_truth": TAXONOMY.refusal.sentence,
+    }
+    said = [TAXONOMY.refusal.sentence, "unanswerable", "Yes, the scope is advancing.", "yes", "", "Ms Smith"]
+    result = score_rows(predictions(*[asked | {"predicted_answer": text} for text in said]), TAXONOMY)
+    assert result["closed_set"] == pytest.approx(2 / 6)
+    with pytest.raises(BadAnnotation, match="'yes' is not an answer of out_of_scope"):
+        predictions(asked | {"short_answer": "yes"})
+
+
 def test_balanced_gives_types_equal_weight() -> None:
     rows = predictions(*[row("scope_motion", "yes", "yes")] * 9, row("scope_outside", "no", "yes"))
     assert balanced(rows, [True] * 9 + [False]) == 0.5

@@ -16,6 +16,7 @@ from surgvivqa_audio.scoring.words import Words, find, words
 from surgvivqa_audio.taxonomy import QuestionType, Taxonomy
 
 SCORER_VERSION = "1"
+OUT_OF_SCOPE = "out_of_scope"  # the type of a question that no clip answers; its only answer is the refusal
 
 _NEGATORS = frozenset({"not", "no", "non", "without", "never", "neither", "nor", "except", "unlike"})
 _BE = frozenset({"is", "are", "was", "were", "do", "does", "can", "could"})
@@ -63,6 +64,7 @@ class AnswerParser:
             [(words(text).tokens, Label(*label)) for text, label in taxonomy.sentences().items()]
         )
         self._grammars = {name: self._grammar(kind) for name, kind in taxonomy.types.items()}
+        self._grammars[OUT_OF_SCOPE] = _Grammar(_longest_first(self._refusals().items()), None)
         self._seen: dict[tuple[str, str], Label | None] = {}
 
     def parse(self, predicted: str, question_type: str) -> Label | None:
@@ -74,7 +76,8 @@ class AnswerParser:
         Raises:
             ConfigError: the taxonomy has no such question type.
         """
-        self.taxonomy.type_of(question_type)
+        if question_type != OUT_OF_SCOPE:
+            self.taxonomy.type_of(question_type)
         memo = (predicted, question_type)
         if memo not in self._seen:
             self._seen[memo] = self._parse(words(predicted), question_type)
@@ -108,12 +111,7 @@ class AnswerParser:
         return found
 
     def _grammar(self, kind: QuestionType) -> _Grammar:
-        phrases: dict[tuple[str, ...], Label | None] = {
-            words(" ".join(idiom)).tokens: None for idiom in _IDIOMS
-        }
-        refusal = self.taxonomy.refusal
-        for form in (refusal.short, *refusal.synonyms):
-            phrases[words(form).tokens] = self.refusal
+        phrases = self._refusals()
         own: dict[tuple[str, ...], Label | None] = {}
         for answer in kind.answers:
             forms = answer.synonyms if kind.binary else (answer.short, *answer.synonyms)
@@ -124,6 +122,11 @@ class AnswerParser:
             phrases |= dict.fromkeys(self._lookalikes(kind, own))
         polarity = Polarity.of(kind) if kind.binary else None
         return _Grammar(_longest_first((phrases | own).items()), polarity)
+
+    def _refusals(self) -> dict[tuple[str, ...], Label | None]:
+        refusal = self.taxonomy.refusal
+        phrases: dict[tuple[str, ...], Label | None] = dict.fromkeys(_IDIOMS)
+        return phrases | {words(form).tokens: self.refusal for form in (refusal.short, *refusal.synonyms)}
 
     def _lookalikes(
         self, kind: QuestionType, own: dict[tuple[str, ...], Label | None]

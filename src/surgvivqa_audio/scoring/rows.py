@@ -11,6 +11,7 @@ from typing import Any
 from surgvivqa_audio.errors import BadAnnotation, UnknownQuestionType
 from surgvivqa_audio.files import read_jsonl
 from surgvivqa_audio.sample import Sample
+from surgvivqa_audio.scoring.parse import OUT_OF_SCOPE
 from surgvivqa_audio.taxonomy import Taxonomy
 
 _TEXT = ("question_type", "short_answer", "ground_truth")
@@ -62,22 +63,24 @@ def parse_prediction(row: dict[str, Any], where: str, taxonomy: Taxonomy) -> Pre
         predicted = ""
     if not isinstance(predicted, str):
         raise BadAnnotation(f"{where}: 'predicted_answer' must be text (it may be null beside an 'error')")
-    kind = taxonomy.types.get(row["question_type"])
-    if kind is None:
+    name = row["question_type"]
+    kind = taxonomy.types.get(name)
+    if kind is None and name != OUT_OF_SCOPE:
         raise UnknownQuestionType(
-            f"{where}: unknown question type '{row['question_type']}'; taxonomy '{taxonomy.name}' "
+            f"{where}: unknown question type '{name}'; taxonomy '{taxonomy.name}' "
             f"defines: {', '.join(sorted(taxonomy.types))}"
         )
-    allowed = {answer.short for answer in kind.answers} | {taxonomy.refusal.short}
+    allowed = {answer.short for answer in kind.answers} if kind else set()
+    allowed.add(taxonomy.refusal.short)
     if row["short_answer"] not in allowed:
         raise BadAnnotation(
-            f"{where}: '{row['short_answer']}' is not an answer of {kind.name} "
+            f"{where}: '{row['short_answer']}' is not an answer of {name} "
             f"(allowed: {', '.join(sorted(allowed))})"
         )
     return Prediction(
         key=str(row.get("key") or ""),
         question_id=str(row.get("question_id") or row.get("id") or ""),
-        question_type=row["question_type"],
+        question_type=name,
         question=str(row.get("question") or ""),
         ground_truth=row["ground_truth"],
         short_answer=row["short_answer"],
@@ -130,7 +133,7 @@ def join(
     left: list[Prediction] = []
     for row in rows:
         clips = candidates.get((row.question_id, row.question_type), {})
-        template = _template(row, taxonomy)
+        template = _template(row, taxonomy) if clips else ""
         unique = len(clips) == 1 and repeated[row.question_id, row.question_type, row.question] == 1
         if not row.key and unique and template and next(iter(clips.values())).answer == row.ground_truth:
             joined.append(replace(row, key=f"{template}/{next(iter(clips))}"))
