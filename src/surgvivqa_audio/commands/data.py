@@ -119,3 +119,18 @@ def audit(
     )
     for finding in report["findings"]:
         typer.echo(f"  {finding['name']}: {finding['count']} {finding['what']}")
+
+
+@app.command(cls=VariadicCommand)
+def stats(
+    folder: Annotated[Path, typer.Argument(help="Folder of a split, or of the two template files.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; the same folder when left out.")] = None,
+    plots: Annotated[bool, typer.Option(help="Draw bar charts (needs matplotlib).")] = True,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Write data_stats.json, data_distribution.md and plots."""
+    from surgvivqa_audio.data.stats import write_stats
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    for path in write_stats(folder, out or folder, load_taxonomy(taxonomy), plots):
+        typer.echo(path)

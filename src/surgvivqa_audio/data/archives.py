@@ -116,11 +116,11 @@ class GzipReader(io.RawIOBase):
         return part
 
 
-def frame_number(name: str) -> int | None:
+def frame_number(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> int | None:
     """Frame number of ``…/VVV_n.jpg`` or ``…/n.jpg``; None for any other file name."""
     path = Path(name)
     match = _NUMBER.fullmatch(path.stem)
-    if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or match is None:
+    if path.suffix.lower() not in suffixes or path.name.startswith(".") or match is None:
         return None
     return int(match.group(1))
 

@@ -41,16 +41,16 @@ HISTOLOGIES = {
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """One procedure: recorder, true frame rate and length."""
+    """One procedure: recorder, true frame rate and length; what a table leaves out is None."""
 
     video_id: str
-    age: int
-    sex: str
     vendor: str
     fps: float
     frames: int
-    lesions: int
-    bowel_preparation: float
+    lesions: int | None = None
+    age: int | None = None
+    sex: str | None = None
+    bowel_preparation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,18 @@ def read_video_info(path: str | Path) -> dict[str, VideoInfo]:
     Raises:
         BadAnnotation: names file, line and field.
     """
-    columns = (
-        "unique_video_name",
-        "age",
-        "sex",
-        "endoscope_brand",
-        "fps",
-        "num_frames",
-        "num_lesions",
-        "bbps",
-    )
+    columns = ("unique_video_name", "endoscope_brand", "fps", "num_frames")
     videos: dict[str, VideoInfo] = {}
     for where, row in _rows(Path(path), columns):
         video = VideoInfo(
             video_id=_text(row, "unique_video_name", where),
-            age=_whole(row, "age", where),
-            sex=_text(row, "sex", where),
             vendor=_text(row, "endoscope_brand", where),
             fps=_number(row, "fps", where),
             frames=_whole(row, "num_frames", where),
-            lesions=_whole(row, "num_lesions", where),
-            bowel_preparation=_number(row, "bbps", where),
+            lesions=_whole(row, "num_lesions", where) if "num_lesions" in row else None,
+            age=_whole(row, "age", where) if "age" in row else None,
+            sex=_text(row, "sex", where) if "sex" in row else None,
+            bowel_preparation=_number(row, "bbps", where) if "bbps" in row else None,
         )
         if not 1 <= video.fps <= 240:
             raise BadAnnotation(f"{where}: field 'fps': {video.fps} is not a frame rate")
