@@ -10,15 +10,18 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from surgvivqa_audio.errors import SpeechError, SurgVivqaError
 from surgvivqa_audio.files import fsync_directory, sha256_bytes, write_bytes
-from surgvivqa_audio.speech.audio import SAMPLE_RATE, Wave, decode_audio, wav_bytes
+from surgvivqa_audio.speech.audio import SAMPLE_RATE, Wave, decode_audio, read_audio, wav_bytes
 from surgvivqa_audio.speech.engine import SpeechEngine, Voice
+from surgvivqa_audio.speech.noise import degrade
 from surgvivqa_audio.speech.speakable import speakable
 
 MANIFEST = "manifest.jsonl"
@@ -116,22 +119,24 @@ class SpeechCache:
                 fsync_directory(self.folder)
             self._refresh()
 
-    def hash_of(self, text: str, voice: Voice) -> str:
-        """Identity of a file: written and spoken text, voice, rate, pitch, engine and its version."""
+    def hash_of(self, text: str, voice: Voice, noise: str = "") -> str:
+        """Identity of a file: written and spoken text, voice, rate, pitch, engine, its version, noise."""
         identity = [text, speakable(text), voice.name, voice.rate, voice.pitch]
-        identity += [self.engine.name, self.engine.version]
+        identity += [self.engine.name, self.engine.version, *([noise] if noise else [])]
         return hashlib.sha256(json.dumps(identity, ensure_ascii=False).encode()).hexdigest()
 
-    def path_of(self, text: str, voice: Voice) -> Path:
+    def path_of(self, text: str, voice: Voice, noise: str = "") -> Path:
         """Where the file of this text and voice stands, made or not."""
-        return self.folder / _AUDIO / f"{self.hash_of(text, voice)}.wav"
+        return self.folder / _AUDIO / f"{self.hash_of(text, voice, noise)}.wav"
 
     def rows(self) -> list[dict[str, Any]]:
         """Manifest rows, the latest of each file, in order of first appearance."""
         return list(self._rows.values())
 
-    def _row(self, text: str, voice: Voice, content: bytes | None, error: str = "") -> dict[str, Any]:
-        key = self.hash_of(text, voice)
+    def _row(
+        self, text: str, voice: Voice, noise: str, content: bytes | None, error: str = ""
+    ) -> dict[str, Any]:
+        key = self.hash_of(text, voice, noise)
         samples = 0 if content is None else (len(content) - 44) // 2
         return {
             "hash": key,
@@ -141,6 +146,7 @@ class SpeechCache:
             "voice": voice.name,
             "rate": voice.rate,
             "pitch": voice.pitch,
+            "noise": noise,
             "engine": self.engine.name,
             "version": self.engine.version,
             "licence": self.engine.licence,
@@ -157,41 +163,53 @@ class SpeechCache:
             return False
         return path.exists() and path.stat().st_size == row["bytes"]
 
-    def get(self, text: str, voice: Voice) -> Path:
+    def get(self, text: str, voice: Voice, noise: str = "") -> Path:
         """The WAV file of ``text`` spoken by ``voice``; synthesised once, whoever asks, however often killed.
+
+        ``noise`` (see :func:`~surgvivqa_audio.speech.noise.parse_degradation`) asks for a degraded copy,
+        whose noise is seeded by the identity of the file.
 
         Raises:
             SpeechError: the engine failed; the manifest then holds a row with status ``failed``.
+            BadAudio: ``noise`` is not understood.
         """
-        return self._get(text, voice, None)
+        if not noise:
+            return self._get(text, voice, "", lambda: self._synthesise(text, voice))
+        if self._good(self.hash_of(text, voice, noise), self.path_of(text, voice, noise)):
+            return self.path_of(text, voice, noise)
+        clean = read_audio(self.get(text, voice))
+        rng = np.random.default_rng(int(self.hash_of(text, voice, noise)[:16], 16))
+        return self._get(text, voice, noise, lambda: degrade(clean, noise, rng))
 
     def put(self, text: str, voice: Voice, wave: Wave) -> Path:
-        """Store a recording instead of synthesising it; a different earlier one is replaced."""
-        return self._get(text, voice, wave)
+        """Store a recording instead of synthesising it; an earlier one is replaced."""
+        return self._get(text, voice, "", lambda: wave, replace=True)
 
-    def _get(self, text: str, voice: Voice, wave: Wave | None) -> Path:
-        key, path = self.hash_of(text, voice), self.path_of(text, voice)
-        if wave is None and self._good(key, path):
+    def _get(
+        self, text: str, voice: Voice, noise: str, make: Callable[[], Wave], replace: bool = False
+    ) -> Path:
+        key, path = self.hash_of(text, voice, noise), self.path_of(text, voice, noise)
+        if not replace and self._good(key, path):
             return path
         with self._locked(f"{int(key[:8], 16) % _STRIPES:03d}"):
             self._refresh()
-            if wave is None and self._good(key, path):
+            if not replace and self._good(key, path):
                 return path
             listed = self._rows.get(key, {}).get("status") == "ok"
-            if wave is None and not listed and path.exists():
+            if not (replace or listed) and path.exists():
                 content = path.read_bytes()  # complete: it was renamed into place before a kill
                 decode_audio(content, str(path))
             else:
-                content = wav_bytes(self._synthesise(text, voice) if wave is None else wave)
+                content = wav_bytes(make())
                 write_bytes(path, content)
-            self._append(self._row(text, voice, content))
+            self._append(self._row(text, voice, noise, content))
         return path
 
     def _synthesise(self, text: str, voice: Voice) -> Wave:
         try:
             wave = self.engine.synthesize(speakable(text), voice)
         except SurgVivqaError as error:
-            self._append(self._row(text, voice, None, str(error)))
+            self._append(self._row(text, voice, "", None, str(error)))
             raise
         self.synthesised += 1
         return wave

@@ -1,8 +1,4 @@
-"""Offline synthesis with espeak-ng, repeatable bit for bit.
-
-The library is GPL-3 and runs in its own process. Voices are names of espeak-ng 1.52, optionally with a
-variant (``en-us+f3``).
-"""
+"""Offline synthesis with espeak-ng, repeatable bit for bit; the GPL-3 library runs in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -25,6 +20,7 @@ from numpy.typing import NDArray
 from surgvivqa_audio.errors import SpeechError
 from surgvivqa_audio.speech.audio import SAMPLE_RATE, resample
 from surgvivqa_audio.speech.speakable import speakable
+from surgvivqa_audio.speech.voices import HELD_OUT_VOICES, VOICES, Voice, parse_voice
 
 __all__ = [
     "HELD_OUT_VOICES",
@@ -43,20 +39,6 @@ _WORKER = Path(__file__).with_name("_espeak_worker.py")
 _TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Voice:
-    """A speaker: voice name with optional variant, words per minute, pitch 0 to 99."""
-
-    name: str
-    rate: int = 165
-    pitch: int = 50
-
-    @property
-    def id(self) -> str:
-        """``en-us+f3-r165-p50``; safe as a file name, read back by :func:`parse_voice`."""
-        return f"{self.name}-r{self.rate}-p{self.pitch}"
-
-
 class SpeechEngine(Protocol):
     """What the cache needs from an engine."""
 
@@ -71,42 +53,6 @@ class SpeechEngine(Protocol):
     def close(self) -> None:
         """Give back processes and connections; harmless when repeated."""
         ...
-
-
-def parse_voice(text: str) -> Voice:
-    """Read ``en-us``, ``en-us+f3-r165`` or a full :attr:`Voice.id`.
-
-    Raises:
-        SpeechError: the text is none of these.
-    """
-    match = re.fullmatch(
-        r"(?P<name>[A-Za-z0-9+_ -]+?)(?:-r(?P<rate>\d{2,3}))?(?:-p(?P<pitch>\d{1,2}))?", text
-    )
-    if match is None:
-        raise SpeechError(f"voice '{text}' is not understood; write it like en-us or en-gb-x-rp+f2-r165-p50")
-    return Voice(match["name"], int(match["rate"] or 165), int(match["pitch"] or 50))
-
-
-_TRAIN_NAMES = (
-    "en-us",
-    "en-us+f2",
-    "en-us+f4",
-    "en-us+m3",
-    "en-us+m5",
-    "en-gb-x-rp",
-    "en-gb-x-rp+f1",
-    "en-gb-x-rp+m2",
-    "en-gb-scotland",
-    "en-029",
-)
-_HELD_OUT_NAMES = ("en-gb-x-gbclan+f3", "en-us-nyc+m1", "en-gb-x-gbcwmd+f5", "en-us+m7")
-
-VOICES: tuple[Voice, ...] = tuple(
-    Voice(name, rate, pitch) for name in _TRAIN_NAMES for rate in (140, 165, 190) for pitch in (38, 50, 62)
-)
-HELD_OUT_VOICES: tuple[Voice, ...] = tuple(
-    Voice(name, rate, pitch) for name in _HELD_OUT_NAMES for rate, pitch in ((150, 45), (178, 56))
-)
 
 
 class _Worker:

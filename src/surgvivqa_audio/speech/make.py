@@ -14,6 +14,7 @@ from surgvivqa_audio.files import read_jsonl, write_jsonl
 from surgvivqa_audio.sample import Sample
 from surgvivqa_audio.speech.cache import SpeechCache
 from surgvivqa_audio.speech.engine import EspeakEngine, SpeechEngine, Voice
+from surgvivqa_audio.speech.noise import parse_degradation
 from surgvivqa_audio.speech.phrasing import PhrasingSplit, phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 
@@ -35,13 +36,30 @@ class SpeechReport:
 
 
 @dataclass(frozen=True)
+class SpeechPlan:
+    """Who speaks which wording, and under which noise."""
+
+    voices: tuple[Voice, ...]
+    phrasings: Phrasings
+    spread: bool
+    noises: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Line:
     """One question to be spoken for one sample."""
 
     sample: Sample
     voice: Voice
     text: str
-    variant: str
+    noise: str
+    phrasings: str
+
+    @property
+    def variant(self) -> str:
+        """Voice, then wording and noise where they are not as written."""
+        parts = [self.voice.id, "" if self.phrasings == "row" else self.phrasings, self.noise]
+        return ".".join(part for part in parts if part)
 
 
 def _pick(key: str, options: Sequence[Any], purpose: str) -> Any:
@@ -65,45 +83,49 @@ def _text(sample: Sample, phrasings: Phrasings, taxonomy: Taxonomy, bank: dict[s
     return str(_pick(sample.key, options, phrasings))
 
 
-def _lines(
-    samples: Iterable[Sample], voices: Sequence[Voice], phrasings: Phrasings, taxonomy: Taxonomy, spread: bool
-) -> list[_Line]:
-    bank = phrasing_bank(taxonomy) if phrasings in ("bank", "held-out", "new-words") else {}
+def _lines(samples: Iterable[Sample], plan: SpeechPlan, taxonomy: Taxonomy) -> list[_Line]:
+    banked = plan.phrasings in ("bank", "held-out", "new-words")
+    bank = phrasing_bank(taxonomy) if banked else {}
     lines = []
     for sample in samples:
-        text = _text(sample, phrasings, taxonomy, bank)
-        for voice in [_pick(sample.key, voices, "voice")] if spread else voices:
-            variant = voice.id if phrasings == "row" else f"{voice.id}.{phrasings}"
-            lines.append(_Line(sample, voice, text, variant))
+        text = _text(sample, plan.phrasings, taxonomy, bank)
+        for voice in [_pick(sample.key, plan.voices, "voice")] if plan.spread else plan.voices:
+            for noise in ("", *plan.noises):
+                lines.append(_Line(sample, voice, text, noise, plan.phrasings))
     return lines
+
+
+_Identity = tuple[str, Voice, str]
 
 
 def _speak(
     lines: Sequence[_Line], cache: SpeechCache, report: SpeechReport, progress: Callable[[int, int], None]
-) -> dict[tuple[str, Voice], tuple[str, str]]:
-    """File and error (one of them empty) of each distinct text and voice."""
-    results: dict[tuple[str, Voice], tuple[str, str]] = {}
-    distinct = list(dict.fromkeys((line.text, line.voice) for line in lines))
-    for count, (text, voice) in enumerate(distinct, start=1):
+) -> dict[_Identity, tuple[str, str]]:
+    """File and error (one of them empty) of each distinct text, voice and noise."""
+    results: dict[_Identity, tuple[str, str]] = {}
+    distinct = list(dict.fromkeys((line.text, line.voice, line.noise) for line in lines))
+    for count, (text, voice, noise) in enumerate(distinct, start=1):
         try:
-            path = cache.get(text, voice)
-            results[text, voice] = (path.relative_to(cache.folder).as_posix(), "")
+            path = cache.get(text, voice, noise)
+            results[text, voice, noise] = (path.relative_to(cache.folder).as_posix(), "")
         except SpeechError as error:
-            results[text, voice] = ("", str(error))
-            report.failed.append(f"'{text}' with {voice.id}: {error}")
+            results[text, voice, noise] = ("", str(error))
+            if not noise:
+                report.failed.append(f"'{text}' with {voice.id}: {error}")
         progress(count, len(distinct))
     report.distinct, report.synthesised = len(distinct), cache.synthesised
     return results
 
 
-def _assignment(line: _Line, phrasings: str, cache: SpeechCache, result: tuple[str, str]) -> dict[str, Any]:
+def _assignment(line: _Line, cache: SpeechCache, result: tuple[str, str]) -> dict[str, Any]:
     return {
         "key": line.sample.key,
         "variant": line.variant,
         "question_type": line.sample.question_type,
         "text": line.text,
-        "phrasing": phrasings,
+        "phrasing": line.phrasings,
         "voice": line.voice.id,
+        "noise": line.noise,
         "engine": f"{cache.engine.name} {cache.engine.version}",
         "file": result[0],
         "status": "failed" if result[1] else "ok",
@@ -134,6 +156,7 @@ def make_speech(
     phrasings: Phrasings = "row",
     taxonomy: Taxonomy | None = None,
     spread: bool = False,
+    noises: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SpeechReport:
     """Speak every sample with every voice; one file per distinct text and voice, whatever the row count.
@@ -149,21 +172,26 @@ def make_speech(
         phrasings: ``row`` as written, ``in``/``out`` published wording, ``bank`` a training wording,
             ``held-out`` and ``new-words`` wordings that are never trained on.
         taxonomy: the shipped one when None.
+        noises: degraded copies to make beside each clean file, such as ``suction@10`` or ``reverb``.
         progress: called with (done, total) after each file.
 
     Raises:
         SpeechError: the folder holds these variants from another engine, or the engine cannot start.
         ConfigError: no voices, or the taxonomy lacks the wordings asked for.
+        BadAudio: a noise is not understood.
     """
     if not voices:
         raise ConfigError("no voice given; name at least one, for example en-us")
     folder, report = Path(out), SpeechReport(rows=len(samples))
-    lines = _lines(samples, voices, phrasings, taxonomy or load_taxonomy(), spread)
+    for noise in noises:
+        parse_degradation(noise)
+    plan = SpeechPlan(tuple(voices), phrasings, spread, tuple(noises))
+    lines = _lines(samples, plan, taxonomy or load_taxonomy())
     own = EspeakEngine() if engine is None else None
     try:
         with SpeechCache(folder, engine or own) as cache:  # type: ignore[arg-type]
             results = _speak(lines, cache, report, progress)
-            rows = [_assignment(line, phrasings, cache, results[line.text, line.voice]) for line in lines]
+            rows = [_assignment(line, cache, results[line.text, line.voice, line.noise]) for line in lines]
             report.assignments = _merge(folder / ASSIGNMENTS, rows)
     finally:
         if own is not None:

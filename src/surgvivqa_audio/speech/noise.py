@@ -208,3 +208,35 @@ def operating_room(
     noise = np.asarray(np.sum(parts, axis=0), np.float64)
     target = _power(speech, active) / 10.0 ** (snr_db / 10.0)
     return _limited(speech + noise * np.sqrt(target / _power(noise, active)))
+
+
+def parse_degradation(spec: str) -> tuple[str, float | None]:
+    """``suction@10`` or ``room@5`` (decibels), ``reverb``, ``clip``: kind and ratio.
+
+    Raises:
+        BadAudio: anything else; lists what is known.
+    """
+    kind, _, ratio = spec.partition("@")
+    try:
+        snr_db = float(ratio) if ratio else None
+    except ValueError:
+        snr_db = float("nan")
+    noisy = kind in (*NOISES, "room")
+    if (noisy and snr_db is not None and -30 <= snr_db <= 60) or (kind in ("reverb", "clip") and not ratio):
+        return kind, snr_db
+    raise BadAudio(
+        f"noise '{spec}' is not understood; write reverb, clip or KIND@DECIBELS (-30 to 60) with KIND one of "
+        f"{', '.join((*NOISES, 'room'))}"
+    )
+
+
+def degrade(wave: Wave, spec: str, rng: np.random.Generator) -> Wave:
+    """Apply what :func:`parse_degradation` understands.
+
+    Raises:
+        BadAudio: the specification is wrong, or ``wave`` holds no speech.
+    """
+    kind, snr_db = parse_degradation(spec)
+    if snr_db is None:
+        return reverb(wave, rng) if kind == "reverb" else clip(wave)
+    return operating_room(wave, snr_db, rng) if kind == "room" else add_noise(wave, kind, snr_db, rng)
