@@ -7,7 +7,7 @@ import sys
 import typer
 
 from surgvivqa_audio import __version__
-from surgvivqa_audio.commands import bench, data, doctor, evaluate, model, sim, speech
+from surgvivqa_audio.commands import ask, bench, data, doctor, evaluate, model, sim, speech, train
 from surgvivqa_audio.errors import SurgVivqaError
 
 NOTICE = "Research only, not for clinical use."
@@ -25,6 +25,8 @@ app.add_typer(model.app, name="model")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("ask")(ask.ask)
+app.command("train")(train.train)
 
 
 def _version(value: bool) -> None:

@@ -38,7 +38,7 @@ class Decision:
 
 
 class AnswerEngine:
-    """Holds one model, its processor and the tree of all answer sentences. Thread-safe: one call at a time."""
+    """One model, its processor and the tree of all answer sentences. Thread-safe: one call at a time."""
 
     def __init__(
         self,

@@ -58,7 +58,8 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
 
     def start_projector(self) -> None:
         """Bring a fresh projector's output to the scale of the token embeddings."""
-        match_embedding_scale(self.audio_projector, self.get_input_embeddings().weight)
+        table: Any = self.get_input_embeddings()
+        match_embedding_scale(self.audio_projector, table.weight)
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token embedding."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-ProjectorKind = Literal["linear", "mlp"]
+from surgvivqa_audio.errors import ConfigError
 
 
 class LinearProjector(nn.Linear):
@@ -38,11 +36,13 @@ class MlpProjector(nn.Module):
         return self.norm_out(self.down(nn.functional.silu(self.gate(hidden)) * self.up(hidden)))
 
 
-def build_projector(kind: ProjectorKind, width_in: int, width_out: int, width_hidden: int) -> nn.Module:
-    """A projector by kind; see the classes."""
+def build_projector(kind: str, width_in: int, width_out: int, width_hidden: int) -> nn.Module:
+    """A projector by kind, ``linear`` or ``mlp``; see the classes. Raises ConfigError."""
     if kind == "linear":
         return LinearProjector(width_in, width_out)
-    return MlpProjector(width_in, width_out, width_hidden)
+    if kind == "mlp":
+        return MlpProjector(width_in, width_out, width_hidden)
+    raise ConfigError(f"projector '{kind}' is unknown; use linear or mlp")
 
 
 def match_embedding_scale(projector: nn.Module, embedding: Tensor) -> None:

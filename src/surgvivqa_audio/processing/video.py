@@ -82,9 +82,8 @@ def video_inputs(frames: Sequence[Image], fps: float, geometry: Geometry) -> Vid
     size = geometry.target_size(*frames[0].shape[:2])
     clip = np.stack([resize(frame, size) for frame in frames]).astype(np.float32)
     scale = 1.0 / (255.0 * np.asarray(geometry.std, dtype=np.float32))
-    clip = clip * scale - np.asarray(geometry.mean, dtype=np.float32) / np.asarray(
-        geometry.std, dtype=np.float32
-    )
+    shift = np.asarray([m / s for m, s in zip(geometry.mean, geometry.std, strict=True)], dtype=np.float32)
+    clip = (clip * scale - shift).astype(np.float32, copy=False)
     missing = -len(frames) % geometry.temporal
     if missing:
         clip = np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)])

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Stages of training: nano pretraining, projector alignment, fine-tuning."""

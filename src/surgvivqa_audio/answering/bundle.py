@@ -1,0 +1,76 @@
+"""From a checkpoint folder to a ready engine: model, processor, taxonomy and decision rule together."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from surgvivqa_audio.answering.engine import AnswerEngine, Decision
+from surgvivqa_audio.errors import ModelError
+from surgvivqa_audio.model.loading import Stage, load_graft
+from surgvivqa_audio.processing.processor import AudioGraftProcessor
+from surgvivqa_audio.taxonomy import load_taxonomy
+
+DECISION_FILE = "decision.json"
+
+
+def default_model_dir() -> Path:
+    """The nano model that ships with the package.
+
+    Raises:
+        ModelError: this installation carries no weights.
+    """
+    folder = Path(str(files("surgvivqa_audio") / "assets" / "nano"))
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: the nano weights are not installed; `make nano` trains them")
+    return folder
+
+
+def read_decision(folder: Path, stage: str) -> Decision:
+    """Temperature and abstention threshold fitted on the eval split, kept beside the weights.
+
+    Raises:
+        ModelError: the file is there but not of the expected form.
+    """
+    path = folder / DECISION_FILE
+    if not path.is_file():
+        return Decision()
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8")).get(stage, {})
+        return Decision(**{name: float(value) for name, value in fields.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: not a decision file ({error}); delete it or calibrate again") from error
+
+
+def load_engine(
+    folder: str | Path | None = None,
+    *,
+    stage: Stage = "tuned",
+    taxonomy: str = "realcolon",
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+) -> AnswerEngine:
+    """Load a grafted checkpoint into an engine.
+
+    Args:
+        folder: checkpoint folder; None is the nano model of the package.
+        stage: ``tuned`` with the stage-2 adapter, ``base`` before fine-tuning.
+        taxonomy: whose sentences form the closed set.
+        dtype: compute precision.
+        threads: CPU threads; None leaves torch's setting.
+
+    Raises:
+        ModelError: the folder is not a complete checkpoint.
+    """
+    folder = default_model_dir() if folder is None else Path(folder)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = load_graft(folder, stage=stage, dtype=dtype)
+    processor = AudioGraftProcessor.from_pretrained(folder)
+    name = f"{folder.name}-{stage}"
+    return AnswerEngine(
+        model, processor, load_taxonomy(taxonomy), name=name, decision=read_decision(folder, stage)
+    )

@@ -1,0 +1,51 @@
+"""The baseline that transcribes first: our Whisper writes, then the text is asked about the same clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+from transformers import WhisperForConditionalGeneration
+
+from surgvivqa_audio.answering.base import Answer, Query
+from surgvivqa_audio.answering.bundle import default_model_dir
+from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.errors import ConfigError, ModelError
+from surgvivqa_audio.model.loading import load_whisper
+from surgvivqa_audio.processing.transcribe import transcribe
+
+ASR_FOLDER = "asr"
+
+
+class AsrSystem:
+    """Speech -> text -> answer, with the transcript kept in ``Answer.extra``."""
+
+    name = "asr"
+    needs = frozenset({"audio", "frames"})
+
+    def __init__(self, engine: AnswerEngine, model_dir: Path | None) -> None:
+        self.engine = engine
+        folder = (default_model_dir() if model_dir is None else model_dir) / ASR_FOLDER
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no Whisper decoder beside the model; the ASR baseline needs one")
+        self.whisper: WhisperForConditionalGeneration = load_whisper(folder, engine.model.audio_encoder)
+
+    def predict(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer in order; the transcription counts as ``audio`` time."""
+        answers = []
+        for query in queries:
+            if query.audio is None:
+                raise ConfigError(f"{query.key}: the ASR system needs audio")
+            opened = self.engine.open(query.clip.frames, query.clip.fps)
+            start = perf_counter()
+            mel = self.engine.processor.mel(query.audio)
+            text = transcribe(self.whisper, self.engine.processor.tokenizer, [mel])[0]
+            spent = (perf_counter() - start) * 1e3
+            answer = opened.ask(text=text, mode="text")
+            times = dict(answer.timings_ms)
+            times["audio"] = round(times["audio"] + spent, 3)
+            times["total"] = round(times["total"] + spent, 3)
+            answers.append(replace(answer, timings_ms=times, extra={"transcript": text}))
+        return answers

@@ -1,0 +1,176 @@
+"""Grafting, loading and saving of checkpoints: safetensors only, no key missing or left over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, WhisperConfig, WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from surgvivqa_audio.errors import ModelError
+from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.patches import fast_vision
+
+ADAPTER = "adapter"
+DECODER = "decoder.safetensors"
+Stage = Literal["base", "tuned"]
+
+# All attention and MLP projections of the language model; towers and head stay as they are.
+LORA_TARGETS = (
+    r".*vlm\.model\.language_model\.layers\.\d+\.(self_attn|mlp)\."
+    r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+)
+
+
+def graft(
+    vlm_folder: str | Path, audio_folder: str | Path, *, audio_token_id: int, **joint: Any
+) -> AudioGraft:
+    """Join a stock vision-language model and a stock Whisper; only the projector is new.
+
+    Args:
+        vlm_folder: folder or Hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model.
+        audio_folder: folder or Hub id of a Whisper model.
+        audio_token_id: the placeholder's id in the language model's vocabulary.
+        joint: further fields of :class:`AudioGraftConfig`.
+
+    Raises:
+        ModelError: a checkpoint is incomplete or of the wrong kind.
+    """
+    vlm = _stock(AutoModelForImageTextToText, vlm_folder)
+    whisper = _stock(WhisperForConditionalGeneration, audio_folder)
+    audio_config = WhisperConfig(**whisper.config.to_dict())
+    config = AudioGraftConfig(
+        vlm_config=vlm.config, audio_config=audio_config, audio_token_id=audio_token_id, **joint
+    )
+    model = AudioGraft(config)
+    model.vlm.load_state_dict(vlm.state_dict())
+    model.audio_encoder.load_state_dict(whisper.model.encoder.state_dict())
+    model.start_projector()
+    return model
+
+
+def _stock(kind: Any, source: str | Path) -> Any:
+    try:
+        loaded, report = kind.from_pretrained(
+            str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{source}: cannot be loaded ({error})") from error
+    _complete(source, report)
+    return loaded
+
+
+def _complete(source: str | Path, report: dict[str, Any]) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report.get(kind, ()))
+        if keys:
+            shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+            raise ModelError(f"{source}: {len(keys)} {kind.replace('_', ' ')}: {shown}")
+
+
+def add_adapter(model: AudioGraft, *, rank: int, alpha: int, dropout: float) -> PeftModel:
+    """LoRA on the language model; the projector is trained in full and saved with it."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=LORA_TARGETS,
+        modules_to_save=["audio_projector"],
+    )
+    return get_peft_model(model, config)
+
+
+def load_graft(
+    folder: str | Path, *, stage: Stage = "tuned", dtype: torch.dtype = torch.float32, merge: bool = True
+) -> AudioGraft:
+    """Load a grafted model, with its stage-2 adapter (``tuned``) or before it (``base``).
+
+    Raises:
+        ModelError: a file is missing or corrupted, or keys do not match; names the folder.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; a grafted checkpoint is made by `surgvivqa model graft`")
+    try:
+        model, report = AudioGraft.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded ({error})") from error
+    _complete(folder, report)
+    if stage == "tuned":
+        model = load_adapter(model, folder / ADAPTER, merge=merge)
+    fast_vision(model.vlm)
+    return model.eval()
+
+
+def load_adapter(model: AudioGraft, folder: Path, *, merge: bool) -> Any:
+    """Put a saved adapter on a base model.
+
+    Raises:
+        ModelError: the adapter is missing, corrupted, or names parameters the model does not have.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder}: no adapter_config.json; fine-tune first, or load stage 'base'")
+    try:
+        tuned = PeftModel.from_pretrained(model, str(folder))
+        report = tuned.load_adapter(str(folder), "check", is_trainable=False)
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded ({error})") from error
+    if report.unexpected_keys:
+        raise ModelError(f"{folder}: unexpected keys: {', '.join(sorted(report.unexpected_keys)[:3])}")
+    missing = [key for key in report.missing_keys if ".check." in key]
+    if missing:
+        raise ModelError(f"{folder}: missing keys: {', '.join(sorted(missing)[:3])}")
+    tuned.delete_adapter("check")
+    tuned.set_adapter("default")
+    return tuned.merge_and_unload() if merge else tuned
+
+
+def save_decoder(whisper: WhisperForConditionalGeneration, folder: Path) -> None:
+    """Save a Whisper without its encoder, which the graft already holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in whisper.state_dict().items()
+        if not name.startswith("model.encoder.") and name != "proj_out.weight"
+    }
+    staged = folder / ".decoder.safetensors.tmp"
+    save_file(state, staged)
+    staged.replace(folder / DECODER)
+    whisper.config.save_pretrained(folder)
+
+
+def load_whisper(folder: Path, encoder: WhisperEncoder) -> WhisperForConditionalGeneration:
+    """Rebuild the Whisper whose decoder lies in ``folder`` around an encoder that is already loaded.
+
+    Raises:
+        ModelError: the decoder is missing, corrupted or does not fit.
+    """
+    try:
+        config = WhisperConfig.from_pretrained(folder)
+        state = load_file(folder / DECODER)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the Whisper decoder cannot be loaded ({error})") from error
+    whisper = WhisperForConditionalGeneration(config)
+    whisper.model.encoder = encoder
+    try:
+        report = whisper.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: the Whisper decoder does not fit ({error})") from error
+    missing = [
+        name
+        for name in report.missing_keys
+        if not name.startswith("model.encoder.") and name != "proj_out.weight"
+    ]
+    if missing or report.unexpected_keys:
+        raise ModelError(
+            f"{folder}: Whisper decoder keys differ: {', '.join([*missing, *report.unexpected_keys][:3])}"
+        )
+    return whisper.eval()

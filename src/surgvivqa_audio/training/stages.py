@@ -1,0 +1,91 @@
+"""The stages of the nano model as functions of a recipe: asr, vlm, graft, align, finetune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers import WhisperConfig
+
+from surgvivqa_audio.files import write_json
+from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.patches import fast_vision
+from surgvivqa_audio.processing.features import make_feature_extractor
+from surgvivqa_audio.processing.processor import AudioGraftProcessor
+from surgvivqa_audio.provenance import run_record
+from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
+from surgvivqa_audio.training.clip_pool import PoolConfig, build_pool, read_pool
+from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
+from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, nano_corpus
+from surgvivqa_audio.training.vlm import VlmConfig, VlmTrainer
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class VlmRecipe(BaseModel):
+    """Pretraining of the nano Qwen2-VL on simulated clips and typed questions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: Literal["vlm"]
+    taxonomy: str = "realcolon"
+    seed: int = 0
+    threads: int = 1
+    size: NanoSize = NanoSize()
+    pool: PoolConfig = PoolConfig()
+    pool_folder: str = "runs/nano/clips"
+    train: VlmConfig = VlmConfig()
+
+
+def nano_processor(taxonomy: Taxonomy, size: NanoSize) -> AudioGraftProcessor:
+    """Tokenizer, feature extractor and geometry of the nano size."""
+    tokenizer = build_nano_tokenizer(taxonomy, nano_corpus(taxonomy))
+    return AudioGraftProcessor(
+        make_feature_extractor(), tokenizer, patch=size.patch, max_side=size.max_side, stack=4
+    )
+
+
+def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """Build the clip pool if needed, train, and save a stock Qwen2-VL with its processor in ``out/vlm``."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    folder = Path(recipe.pool_folder)
+    if not (folder / "pool.json").exists():
+
+        def rendered(done: int, total: int) -> None:
+            if progress is not None:
+                progress({"clips": done, "of": total})
+
+        build_pool(recipe.pool, folder, rendered)
+    clips = read_pool(folder)
+    processor = nano_processor(taxonomy, recipe.size)
+    # The audio side is untouched here; the smallest possible encoder keeps the class whole.
+    config = AudioGraftConfig(
+        vlm_config=nano_vlm_config(recipe.size, processor),
+        audio_config=WhisperConfig(
+            d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, vocab_size=32,
+            decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=8,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        ),
+        audio_token_id=processor.special.audio,
+        max_side=recipe.size.max_side,
+    )  # fmt: skip
+    model = AudioGraft(config)
+    fast_vision(model.vlm)
+    trainer = VlmTrainer(model, processor, taxonomy, clips, recipe.train, out)
+    if resume:
+        trainer.resume()
+    trainer.run(progress)
+    model.vlm.save_pretrained(out / "vlm")
+    processor.save_pretrained(out / "vlm")
+    summary = {
+        "steps": trainer.step,
+        "clips": len(clips),
+        "run": run_record(seed=recipe.seed, config=recipe.model_dump()),
+    }
+    write_json(out / "summary.json", summary)
+    return summary
