@@ -1,0 +1,263 @@
+"""The figures of a report as a document: no number without its n and its floor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from surgvivqa_audio.evaluation.document import Case, Document, Heading, Items, Paragraph, Picture, Table
+from surgvivqa_audio.scoring.table import band, interval, percent
+
+SIMULATOR_LABEL = (
+    "All figures below were measured on ColonSim, the simulator, not on colonoscopy. They say how the "
+    "machinery works and must not stand beside published figures on real video."
+)
+
+
+def write_pages(
+    document: Document, report: dict[str, Any], cases: Sequence[Case], pictures: Sequence[Picture]
+) -> None:
+    """Fill ``document`` from the report's figures."""
+    plots = {picture.file: picture for picture in pictures}
+    document.add(Paragraph(report["notice"], notice=True))
+    if report["simulated"]:
+        document.add(Paragraph(SIMULATOR_LABEL, notice=True))
+    document.add(Heading("Systems and floors"), _systems(report), _rules(report))
+    if report["controls"]:
+        document.add(Heading("What the controls show"), *_controls(report, plots))
+    document.add(Heading(f"Question types: {report['main']}"), *_types(report, plots))
+    document.add(Heading("Domains, answer kinds, procedures"), *_groups(report))
+    if report["pairs"]:
+        document.add(Heading("Systems against each other"), _pairs(report))
+    if report["wordings"]:
+        document.add(Heading("The same clips in both wordings"), _wordings(report))
+    if report["calibration"]:
+        document.add(Heading("Calibration"), *_calibration(report, plots))
+    if report["refusals"]:
+        document.add(Heading("Refusals"), _refusals(report))
+    document.add(Heading("Confusion"), *_confusion(report))
+    if cases:
+        document.add(Heading("Failure gallery"), *cases)
+    document.add(Heading("Run record"), *_record(report))
+
+
+def _label(figures: dict[str, Any]) -> str:
+    return " (simulator)" if figures["simulated"] else ""
+
+
+def _systems(report: dict[str, Any]) -> Table:
+    rows = []
+    for name, run in report["runs"].items():
+        over = interval(run["ci95_procedures"]) if "ci95_procedures" in run else "-"
+        latency = run["latency_ms"]
+        subset = run["informative_only"]
+        rows.append(
+            [
+                name + _label(run) + (" (floor)" if run["reference"] else ""),
+                str(run["rows"]),
+                str(run["errors"]),
+                f"{percent(run['closed_set'])} [{interval(run['ci95'])}]",
+                over,
+                percent(run["balanced"]),
+                percent(run["macro_f1"]),
+                f"{percent(run['floor'])} ({run['floor_source']})",
+                percent(run["floor_best_constant"]),
+                f"{percent(subset['closed_set'])} / {percent(subset['floor'])} (n = {subset['rows']})"
+                if subset["rows"]
+                else "-",
+                f"{latency['p50']:.0f} / {latency['p95']:.0f}" if latency else "-",
+            ]
+        )
+    return Table(
+        ["system", "n", "failed", "right % [95 %]", "95 % over procedures", "balanced %", "macro-F1",
+         "floor %", "best constant %", "informative types: right / floor %", "ms p50 / p95"],
+        rows,
+        "Right: the closed-set rule. Floor: majority answer per type of the training rows, or the best "
+        "constant per type of the rows themselves (self). Failed rows count as wrong.",
+    )  # fmt: skip
+
+
+def _rules(report: dict[str, Any]) -> Table:
+    names = ("closed_set", "substring", "loose", "k_acc", "bleu4", "precision4", "rouge_l")
+    rows = [
+        [name + _label(run), str(run["rows"])]
+        + [f"{percent(run[rule])} of {percent(run['ceilings'][rule])}" for rule in names]
+        for name, run in report["runs"].items()
+    ]
+    return Table(
+        ["system", "n", "closed set", "substring", "loose", "K-ACC", "BLEU-4", "4-gram precision", "ROUGE-L"],
+        rows,
+        "The same answers under other rules; 'of' gives what the gold sentences themselves score. Substring "
+        "is the predecessor's rule, loose that of its baselines (an empty answer counts), K-ACC the paper's.",
+    )
+
+
+def _controls(report: dict[str, Any], plots: dict[str, Picture]) -> list[Items | Table | Picture]:
+    words = [f"{entry['control']} ({entry['system']}): {entry['words']}" for entry in report["controls"]]
+    rows = [
+        [
+            entry["control"],
+            entry["system"],
+            str(entry["rows"]),
+            percent(entry["first"]),
+            percent(entry["second"]),
+            interval(entry["ci95"]),
+            percent(entry["same_answer"]),
+            percent(entry["floor"]),
+            f"{entry['p_value']:.2g}",
+        ]
+        for entry in report["controls"]
+    ]
+    columns = ["control", "system", "n", "without %", "with %", "95 % of difference", "same answer %",
+               "floor %", "McNemar p"]  # fmt: skip
+    blocks: list[Items | Table | Picture] = [Items(words), Table(columns, rows)]
+    return blocks + ([plots["controls.svg"]] if "controls.svg" in plots else [])
+
+
+def _types(report: dict[str, Any], plots: dict[str, Picture]) -> list[Table | Picture]:
+    held = report["eval_by_type"] or {}
+    rows = []
+    by_type = report["runs"][report["main"]]["by_type"]
+    for kind, row in sorted(by_type.items(), key=lambda entry: -entry[1]["closed_set"]):
+        beside = held.get(kind)
+        rows.append(
+            [
+                kind,
+                str(row["rows"]),
+                percent(row["closed_set"]),
+                interval(row["ci95"]),
+                percent(row["balanced"]),
+                percent(row["floor"]),
+                band(row["closed_set"]),
+                "one answer only" if row["answers"] == 1 else f"{row['answers']} answers",
+                f"{percent(beside['closed_set'])} (n = {beside['rows']})" if beside else "-",
+            ]
+        )
+    columns = ["type", "n", "right %", "95 %", "balanced %", "floor %", "band", "answers", "eval split %"]
+    blocks: list[Table | Picture] = [Table(columns, rows)]
+    return blocks + ([plots["types.svg"]] if "types.svg" in plots else [])
+
+
+def _groups(report: dict[str, Any]) -> list[Table]:
+    run = report["runs"][report["main"]]
+    tables = []
+    for title, field in (
+        ("domain", "by_domain"),
+        ("answer kind", "by_answer_kind"),
+        ("procedure", "by_procedure"),
+    ):
+        rows = [
+            [
+                name,
+                str(one["rows"]),
+                percent(one["closed_set"]),
+                interval(one["ci95"]),
+                percent(one["balanced"]),
+            ]
+            for name, one in run.get(field, {}).items()
+        ]
+        if rows:
+            tables.append(Table([title, "n", "right %", "95 %", "balanced %"], rows))
+    return tables
+
+
+def _pairs(report: dict[str, Any]) -> Table:
+    rows = [
+        [
+            one["first"],
+            one["second"],
+            str(one["rows"]),
+            str(one["only_first"]),
+            str(one["only_second"]),
+            f"{one['p_value']:.2g}",
+            f"{one['p_holm']:.2g}",
+        ]
+        for one in report["pairs"]
+    ]
+    columns = ["first", "second", "n", "only first right", "only second right", "McNemar p", "Holm p"]
+    return Table(columns, rows, "Exact McNemar test on shared rows, Holm-corrected over this table.")
+
+
+def _wordings(report: dict[str, Any]) -> Table:
+    rows = [
+        [
+            one["first"],
+            one["second"],
+            str(one["pairs"]),
+            str(one["changed"]),
+            str(one["lost"]),
+            str(one["won"]),
+            f"{one['p_value']:.2g}",
+        ]
+        for one in report["wordings"]
+    ]
+    return Table(["first", "second", "pairs", "answer changed", "lost", "won", "McNemar p"], rows)
+
+
+def _calibration(report: dict[str, Any], plots: dict[str, Picture]) -> list[Paragraph | Table | Picture]:
+    found = report["calibration"]
+    kinds = [("as given", found["raw"])]
+    if found["temperature"] is not None:
+        kinds.append((f"temperature {found['temperature']:.2f}", found["tempered"]))
+    rows = [
+        [name, str(found["rows"]), *(f"{one[figure]:.3f}" for figure in ("ece", "brier", "aurc")),
+         percent(one["accuracy"]), percent(one["confidence"])]
+        for name, one in kinds
+    ]  # fmt: skip
+    blocks: list[Paragraph | Table | Picture] = [
+        Table(["probabilities", "n", "ECE", "Brier", "AURC", "right %", "mean confidence %"], rows)
+    ]
+    if "conformal" in found:
+        one = found["conformal"]
+        blocks.append(
+            Paragraph(
+                f"Conformal answer sets at {percent(one['target'])} %: coverage {percent(one['coverage'])} % "
+                f"with {one['mean_set_size']:.2f} answers on average (temperature and threshold from "
+                f"{found['fitted_rows']} eval rows). This holds for {one['holds_for']}; single procedures "
+                f"range from {percent(min(one['coverage_by_procedure'].values()))} to "
+                f"{percent(max(one['coverage_by_procedure'].values()))} %."
+            )
+        )
+    else:
+        blocks.append(Paragraph("No eval-split predictions were given, so no temperature was fitted."))
+    return blocks + [plots[name] for name in ("reliability.svg", "risk.svg") if name in plots]
+
+
+def _refusals(report: dict[str, Any]) -> Table:
+    rows = [
+        [
+            one["run"],
+            str(one["out_of_scope_rows"]),
+            f"{one['refused']} of {one['unanswerable_rows']}",
+            f"{one['false_refusals']} of {one['answerable_rows']}",
+        ]
+        for one in report["refusals"]
+    ]
+    return Table(["run", "out-of-scope questions", "refused rightly", "refused by mistake"], rows)
+
+
+def _confusion(report: dict[str, Any]) -> list[Table]:
+    run = report["runs"][report["main"]]
+    tables = []
+    for kind in run["informative"]:
+        table = run["confusion"][kind]
+        said = list(dict.fromkeys([*table, *(answer for row in table.values() for answer in sorted(row))]))
+        rows = [[gold, *(str(counts.get(answer, 0)) for answer in said)] for gold, counts in table.items()]
+        tables.append(Table([f"{kind}: gold", *said], rows))
+    return tables
+
+
+def _record(report: dict[str, Any]) -> list[Table | Paragraph]:
+    rows = [
+        [name, run["source"]["file"], run["source"]["sha256"][:12], json.dumps(run["source"]["run"])]
+        for name, run in report["runs"].items()
+    ]
+    record = report["record"]
+    return [
+        Table(["run", "file", "sha256", "record in the rows"], rows),
+        Paragraph(
+            f"Scorer version {report['scorer_version']}, report made {record['created']} from commit "
+            f"{record['git_commit']}; versions {json.dumps(record['versions'])}."
+        ),
+    ]
