@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from surgvivqa_audio.cli import app
-from surgvivqa_audio.errors import ConfigError, MissingAudio, SpeechError
+from surgvivqa_audio.errors import BadAudio, ConfigError, MissingAudio, SpeechError
 from surgvivqa_audio.sample import Sample, make_key
-from surgvivqa_audio.speech.audio import read_audio, write_wav
+from surgvivqa_audio.speech.audio import activity, read_audio, write_wav
 from surgvivqa_audio.speech.engine import Voice
 from surgvivqa_audio.speech.make import find_recording, make_speech, variants_of
 from surgvivqa_audio.speech.phrasing import phrasing_bank
@@ -35,6 +35,15 @@ class Tones:
 
     def close(self):
         pass
+
+
+class Voiced(Tones):
+    """Half a second of sound between pauses, as speech has them."""
+
+    def synthesize(self, text, voice):
+        wave = np.zeros(16000, np.float32)
+        wave[4000:12000] = np.sin(np.arange(8000) / 8) * 0.3
+        return wave
 
 
 def sample(question_type="nbi_status", frame=8, template="in", video="900-001", id="qa_1"):
@@ -173,3 +182,31 @@ def test_the_command_names_the_voices_when_one_is_unknown(tmp_path):
     assert done.exit_code != 0
     assert isinstance(done.exception, SpeechError)
     assert "en-gb-x-rp" in str(done.exception)
+
+
+def test_degraded_copies_are_variants_of_their_own(tmp_path):
+    make_speech([sample()], tmp_path, [US], engine=Voiced(), noises=["suction@10", "reverb"])
+    assert variants_of(tmp_path, sample()) == [
+        "en-us-r165-p50",
+        "en-us-r165-p50.suction@10",
+        "en-us-r165-p50.reverb",
+    ]
+    paths = [find_recording(tmp_path, sample(), variant) for variant in variants_of(tmp_path, sample())]
+    first = [path.read_bytes() for path in paths]
+    assert len(set(first)) == 3
+    clean, noisy = read_audio(paths[0]), read_audio(paths[1])
+    active = activity(clean)
+    scale = np.dot(clean, noisy) / np.dot(clean, clean)
+    ratio = np.mean(clean[active] ** 2.0) / np.mean((noisy / scale - clean)[active] ** 2.0)
+    assert 10 * np.log10(ratio) == pytest.approx(10, abs=0.5)
+    make_speech([sample()], tmp_path / "again", [US], engine=Voiced(), noises=["suction@10", "reverb"])
+    assert [(tmp_path / "again" / path.relative_to(tmp_path)).read_bytes() for path in paths] == first
+    listed = {row["noise"]: row["status"] for row in rows(tmp_path, "manifest.jsonl")}
+    assert listed == {"": "ok", "suction@10": "ok", "reverb": "ok"}
+
+
+@pytest.mark.parametrize("spec", ["suction", "rain@10", "white@x", "white@99", "reverb@3", ""])
+def test_an_unknown_noise_is_refused_before_anything_is_spoken(tmp_path, spec):
+    with pytest.raises(BadAudio, match="is not understood; write reverb, clip or KIND@DECIBELS"):
+        make_speech([sample()], tmp_path / "s", [US], engine=Voiced(), noises=[spec])
+    assert not (tmp_path / "s").exists()

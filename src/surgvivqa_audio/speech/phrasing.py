@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.taxonomy import QuestionType, Taxonomy
@@ -66,6 +67,7 @@ def expand(pattern: str) -> list[str]:
     return list(dict.fromkeys(string for string in tidy if string))
 
 
+@lru_cache(maxsize=1 << 16)
 def words(text: str) -> tuple[str, ...]:
     """Lower-case words of a wording, punctuation left out; equal tuples sound the same."""
     return tuple(re.findall(r"[a-z0-9']+", text.lower()))

@@ -32,11 +32,13 @@ class Voice:
 
 
 def parse_voice(text: str) -> Voice:
-    """Read ``en-us``, ``en-us+f3-r165`` or a full :attr:`Voice.id`.
+    """Read ``en-us``, ``en-us+f3-r165``, ``human-anna`` or a full :attr:`Voice.id`.
 
     Raises:
         SpeechError: the text is none of these.
     """
+    if re.fullmatch(HUMAN + r"[A-Za-z0-9-]+", text):
+        return Voice(text)
     match = re.fullmatch(
         r"(?P<name>[A-Za-z0-9+_ -]+?)(?:-r(?P<rate>\d{2,3}))?(?:-p(?P<pitch>\d{1,2}))?", text
     )
