@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -134,3 +134,136 @@ def stats(
 
     for path in write_stats(folder, out or folder, load_taxonomy(taxonomy), plots):
         typer.echo(path)
+
+
+@app.command(cls=VariadicCommand)
+def extend(
+    annotations: Annotation,
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    frames: Annotated[int, typer.Option(help="Frames per clip.")] = 16,
+    how: Annotated[str, typer.Option(help="denser (stride 2) or longer (twice the window).")] = "denser",
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Write the same questions about clips of 16 frames; video_info.csv gives the bounds."""
+    from surgvivqa_audio.data.annotations import import_annotations
+    from surgvivqa_audio.data.folder import video_table
+    from surgvivqa_audio.data.plan import extend_rows
+    from surgvivqa_audio.files import write_jsonl
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    found = import_annotations(annotations, load_taxonomy(taxonomy))
+    rows = extend_rows(found.samples, found.rows, frames, _extension(how), video_table(annotations.parent))
+    write_jsonl(out, rows)
+    typer.echo(f"{out}: {len(rows)} rows of {frames} frames")
+
+
+def _extension(how: str) -> Literal["denser", "longer"]:
+    from surgvivqa_audio.errors import ConfigError
+
+    known: dict[str, Literal["denser", "longer"]] = {"denser": "denser", "longer": "longer"}
+    if how not in known:
+        raise ConfigError(f"--how {how}: choose denser or longer")
+    return known[how]
+
+
+Data = Annotated[Path, typer.Argument(help="DATA folder: annotations, frames/, speech/.")]
+Videos = Annotated[list[str], typer.Option(help="Videos; all when left out.")]
+Rows = Annotated[list[Path], typer.Option(help="Annotation files to use instead of the folder's own.")]
+
+
+@app.command(cls=VariadicCommand)
+def fetch(
+    what: Annotated[str, typer.Argument(help="annotations, frames or boxes.")],
+    data: Data,
+    videos: Videos = [],  # noqa: B006
+    rows: Rows = [],  # noqa: B006
+    source: Annotated[
+        str, typer.Option(help="annotations: folder or https address of the JSONL files.")
+    ] = "",
+    frames: Annotated[int, typer.Option(help="Frames per clip, 8 or 16.")] = 8,
+    how: Annotated[str, typer.Option(help="With --frames 16: denser or longer.")] = "denser",
+    keep_archives: Annotated[bool, typer.Option(help="Keep the archives; they resume in mid-file.")] = False,
+    rate_limit: Annotated[float, typer.Option(help="Megabytes per second at most.")] = 20.0,
+    listing: Annotated[str, typer.Option(help="File listing of another mirror.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write plan and result as JSON.")] = None,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Download the annotations' tables, or exactly the frames or boxes that the rows need."""
+    from surgvivqa_audio.commands.fetching import FetchOptions, fetch_annotations, fetch_members
+    from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    known = load_taxonomy(taxonomy)
+    options = FetchOptions(
+        data, _names(videos), rows, frames, _extension(how), keep_archives, rate_limit, listing, dry_run, json
+    )
+    if what == "annotations":
+        fetch_annotations(options, source, known)
+    elif what == "frames":
+        fetch_members("frames", options, known)
+    elif what == "boxes":
+        fetch_members("boxes", options, known)
+    else:
+        raise ConfigError(f"data fetch {what}: choose annotations, frames or boxes")
+
+
+@app.command(cls=VariadicCommand)
+def verify(
+    data: Data,
+    videos: Videos = [],  # noqa: B006
+    decode: Annotated[bool, typer.Option(help="Decode every frame, which finds damaged files.")] = False,
+    speech: Annotated[bool, typer.Option(help="Look for recordings too.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Write all that is missing as JSON.")] = None,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """List frames and recordings that the rows need and that are not there; exit 1 if any."""
+    from dataclasses import asdict
+
+    from surgvivqa_audio.data.folder import verify as run_verify
+    from surgvivqa_audio.files import write_json
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    report = run_verify(data, load_taxonomy(taxonomy), _names(videos), decode, speech)
+    if json is not None:
+        write_json(json, {video: asdict(check) for video, check in report.items()})
+    incomplete = False
+    for video, check in report.items():
+        typer.echo(
+            f"{video}: {check.rows} rows, {check.frames} frames, {len(check.missing_frames)} missing, "
+            f"{len(check.broken_frames)} damaged, {len(check.missing_speech)} rows without a recording"
+        )
+        for name, values in (
+            ("missing frames", check.missing_frames),
+            ("damaged", check.broken_frames),
+            ("no recording of", check.missing_speech),
+        ):
+            if values:
+                incomplete = True
+                typer.echo(f"  {name}: {', '.join(map(str, values[:5]))}{' ...' if len(values) > 5 else ''}")
+    if incomplete:
+        typer.echo("complete it with `surgvivqa data fetch frames` and `surgvivqa speech make`")
+        raise typer.Exit(1)
+
+
+@app.command(cls=VariadicCommand)
+def cache(
+    data: Data,
+    out: Annotated[Path, typer.Argument(help="Folder of the cache.")],
+    side: Annotated[int, typer.Option(help="Longer side in pixels.")] = 768,
+    videos: Videos = [],  # noqa: B006
+    rows: Rows = [],  # noqa: B006
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Store the frames that the rows need in a smaller size (at most 0.4 MB each)."""
+    from surgvivqa_audio.data.folder import data_rows, select_videos
+    from surgvivqa_audio.data.framecache import FrameCache
+    from surgvivqa_audio.data.plan import human_bytes
+    from surgvivqa_audio.data.stores import open_store
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    samples = select_videos(data_rows(data, load_taxonomy(taxonomy), rows), _names(videos))
+    store = FrameCache(open_store(data), out, side)
+    with typer.progressbar(length=1000, label="frames") as bar:
+        manifest = store.build(samples, lambda done, total: bar.update(done * 1000 // total - bar.pos))
+    typer.echo(f"{out}: {manifest['count']} frames, {human_bytes(manifest['bytes'])}, {store.made} made now")
