@@ -38,7 +38,7 @@ class Site:
 SITES: dict[str, Site] = {
     "cecum": Site(0.95, 0.22, 0.0, 0.4, 0.02, 0.0, end=1.75),
     "ascending": Site(0.62, 0.40, 0.25, 0.45, 0.03, 0.06),
-    "hepatic flexure": Site(0.85, 0.26, 0.1, 0.5, 0.0, 0.75, shadow=1.25, shadow_colour=(0.52, 0.62, 0.86)),
+    "hepatic flexure": Site(0.85, 0.26, 0.1, 0.5, 0.0, 0.75, shadow=1.25, shadow_colour=(0.56, 0.63, 0.84)),
     "transverse": Site(0.55, 0.34, 1.0, 0.0, 0.12, 0.03),
     "splenic flexure": Site(0.60, 0.18, 0.1, 0.3, 0.0, 0.60, shadow=0.6, shadow_colour=(0.46, 0.38, 0.66)),
     "descending": Site(1.15, 0.15, 0.0, 0.15, 0.0, 0.02),
@@ -101,7 +101,7 @@ def smooth_noise(rng: np.random.Generator, size: int, scale: float, power: float
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
     radius = np.sqrt(rows**2 + columns**2) * scale
     noise = np.fft.irfft2(white * np.exp(-(radius**power)), (size, size))
-    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
+    return np.asarray(((noise - noise.mean()) / noise.std()), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -176,7 +176,7 @@ def make_textures(seed: int) -> Textures:
     absorb = np.array([0.30, 0.62, 0.55], dtype=np.float32)
     wall = colour * (1 - thin[..., None] * absorb)
     thick = _vessels(rng, 16, 8.0, 46, 2.0)
-    veins = colour * (1 - thick[..., None] * np.array([0.58, 0.55, 0.28], dtype=np.float32) * 1.15)
+    veins = colour * (1 - thick[..., None] * np.array([0.62, 0.60, 0.38], dtype=np.float32))
     veins *= 1 - 0.5 * thin[..., None] * absorb
     height = smooth_noise(rng, SIZE, 42.0) + 0.14 * fine
     slope = np.gradient(height)[0] + np.gradient(height)[1]

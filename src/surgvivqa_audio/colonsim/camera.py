@@ -89,7 +89,7 @@ def make_path(scene: Scene, look: Look, moments: Doubles) -> Path:
     """The path at the given moments of the clip (0 first frame, 1 last frame)."""
     rng = np.random.default_rng([scene.seed, 3])
     count = len(moments)
-    sway_size = 0.004 + 0.010 * scene.difficulty
+    sway_size = 0.005 + 0.020 * scene.difficulty
     phase, speed = rng.uniform(0, 2 * np.pi, (2, 3)), rng.uniform(3, 9, (2, 3))
     sway = sway_size * np.sin(moments[:, None, None] * speed + phase).mean(-1)
     middle = sway_size * np.sin(0.5 * speed + phase).mean(-1)

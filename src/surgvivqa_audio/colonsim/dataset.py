@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image as PillowImage
 from surgvivqa_audio.colonsim.procedure import SLOT, Procedure
 from surgvivqa_audio.colonsim.render import render
 from surgvivqa_audio.colonsim.spec import FPS, STRIDE, ClipSpec
-from surgvivqa_audio.errors import BadAnnotation, ConfigError, MissingFrame
+from surgvivqa_audio.errors import ConfigError, MissingFrame
 from surgvivqa_audio.files import write_bytes, write_json, write_jsonl, write_text
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.sample import Image, Sample, make_key
@@ -91,10 +92,10 @@ def _claim(out: Path, config: dict[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file; name a new or empty folder")
     if record.is_file():
-        _, found = next(iter(read_jsonl_document(record)))
+        found = _read_record(record)
         if found.get("config") != config:
             raise ConfigError(
-                f"{record}: made with other settings ({found.get('config')}); name another folder or delete this one"
+                f"{record}: made with other settings ({found.get('config')}); name another folder"
             )
         return
     if out.is_dir() and any(out.iterdir()):
@@ -102,17 +103,16 @@ def _claim(out: Path, config: dict[str, Any]) -> None:
     write_json(record, {"config": config, "complete": False})
 
 
-def read_jsonl_document(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read a whole-file JSON object with the error texts of the JSONL reader."""
-    import json
-
+def _read_record(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadAnnotation(
-            f"{path}: cannot be read as JSON ({error}); delete the folder and start again"
+        raise ConfigError(
+            f"{path}: not readable as JSON ({error}); delete the folder or name another"
         ) from error
-    yield 1, document
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a JSON object is needed; delete the folder or name another")
+    return document
 
 
 def _write_clip(out: Path, spec: ClipSpec, size: int) -> int:
@@ -148,8 +148,8 @@ def make_dataset(
     """
     if procedures < 1 or clips < 1 or size < 32 or seed < 0:
         raise ConfigError(
-            f"simulator: procedures {procedures} and clips {clips} must be at least 1, size {size} at least 32, "
-            f"seed {seed} at least 0"
+            f"simulator: procedures {procedures} and clips {clips} must be at least 1, "
+            f"size {size} at least 32, seed {seed} at least 0"
         )
     config = {
         "procedures": procedures, "clips": clips, "seed": seed, "size": size, "frames": frames,

@@ -21,7 +21,7 @@ def sample_noise(layer: int, x: Floats, y: Floats) -> Floats:
     """Look up shared noise ``layer`` at texel coordinates that wrap around."""
     column = x.astype(np.int32) & (NOISE - 1)
     row = y.astype(np.int32) & (NOISE - 1)
-    return noise_bank()[layer].ravel().take(row * NOISE + column)
+    return np.asarray(noise_bank()[layer].ravel().take(row * NOISE + column), dtype=np.float32)
 
 
 def _blend(colour: Floats, where: NDArray[np.intp], alpha: Floats, paint: Floats) -> None:
@@ -211,11 +211,11 @@ def _loop(
     along = (dx * heading[:, :1] + dy * heading[:, 1:]) / np.float32(half * 1.5)
     across = (dy * heading[:, :1] - dx * heading[:, 1:]) / np.float32(half)
     ring = abs(np.sqrt(along * along + across * across) - 1) * np.float32(half)
-    where = np.flatnonzero((ring < 0.042).ravel())
+    where = np.flatnonzero((ring < 0.036).ravel())
     if len(where):
         near = ring.ravel()[where]
-        lit = np.where(near < 0.026, 1.25, 0.25).astype(np.float32)
-        alpha = np.clip((0.042 - near) * 70, 0, 1).astype(np.float32)
+        lit = np.where(near < 0.023, 1.25, 0.25).astype(np.float32)
+        alpha = np.clip((0.036 - near) * 80, 0, 1).astype(np.float32)
         _blend(colour, where, alpha, paint[:, None] * lit)
         mask.ravel()[where] = True
 
@@ -224,9 +224,16 @@ def draw_flush(colour: Floats, scene: Scene, path: Path, xy: Floats, bright: flo
     """A flickering jet of water from the rim that splashes on the wall, with drops on the lens."""
     rng = np.random.default_rng([scene.seed, 31])
     frames = len(path.moment)
-    angle = rng.uniform(0, 2 * np.pi)
-    start = 1.15 * np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
-    target = (-0.25 * start + rng.uniform(-0.2, 0.2, 2)).astype(np.float32)
+    for _ in range(40):  # the jet is aimed beside a lesion, so that both can be seen
+        angle = rng.uniform(0, 2 * np.pi)
+        start = 1.15 * np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
+        target = (-0.12 * start + rng.uniform(-0.2, 0.2, 2)).astype(np.float32)
+        way = (target - start) / np.linalg.norm(target - start)
+        apart = np.asarray(scene.lesion) - start
+        reach_along = float(np.clip(apart @ way, 0, np.linalg.norm(target - start) + 0.25))
+        gap = float(np.linalg.norm(apart - reach_along * way))
+        if not scene.size_mm or gap > 0.22 + lesion_radius(scene):
+            break
     ticks = np.round(path.moment * 97).astype(np.int32)
     aim = (target + 0.05 * np.sin(ticks[:, None] * 1.9 + np.arange(2))).astype(np.float32)
     distance, place, side = _capsule(xy[0], xy[1], np.broadcast_to(start, aim.shape), aim)

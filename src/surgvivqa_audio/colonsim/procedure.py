@@ -37,24 +37,26 @@ _TRIES = 200
 # How often an answer that comes along by itself is asked, so that each answer of a type is about as
 # frequent as the others over a procedure. Answers not listed are always asked.
 KEEP: dict[tuple[str, str], float] = {
-    ("endoscope_visibility", "no"): 0.13,
-    ("tool_catheter_check", "no"): 0.52,
-    ("lesion_size_range", "<5"): 0.74,
-    ("lesion_size_range", "5-9"): 0.80,
-    ("lesion_size_range", ">9"): 0.80,
-    ("lesion_histology_extended", "hyperplastic"): 0.72,
-    ("lesion_histology_extended", "adenoma"): 0.77,
-    ("lesion_histology_extended", "sessile serrated"): 0.85,
-    ("lesion_site", "cecum"): 0.89,
-    ("lesion_site", "hepatic flexure"): 0.68,
-    ("lesion_site", "transverse"): 0.61,
-    ("lesion_site", "splenic flexure"): 0.77,
-    ("lesion_site", "descending"): 0.87,
-    ("lesion_site", "sigma"): 0.89,
-    ("lesion_site", "rectum"): 0.67,
-    ("lesion_screen_position", "upper-right"): 0.92,
-    ("lesion_screen_position", "lower-left"): 0.84,
-    ("lesion_screen_position", "lower-right"): 0.74,
+    ("endoscope_visibility", "no"): 0.19,
+    ("tool_catheter_check", "no"): 0.55,
+    ("lesion_size_range", "<5"): 0.78,
+    ("lesion_size_range", "5-9"): 0.78,
+    ("lesion_size_range", ">9"): 0.78,
+    ("lesion_histology_extended", "hyperplastic"): 0.78,
+    ("lesion_histology_extended", "adenoma"): 0.78,
+    ("lesion_histology_extended", "sessile serrated"): 0.78,
+    ("lesion_site", "cecum"): 0.78,
+    ("lesion_site", "ascending"): 0.78,
+    ("lesion_site", "hepatic flexure"): 0.78,
+    ("lesion_site", "transverse"): 0.78,
+    ("lesion_site", "splenic flexure"): 0.78,
+    ("lesion_site", "descending"): 0.78,
+    ("lesion_site", "sigma"): 0.78,
+    ("lesion_site", "rectum"): 0.78,
+    ("lesion_screen_position", "upper-left"): 0.80,
+    ("lesion_screen_position", "upper-right"): 0.80,
+    ("lesion_screen_position", "lower-left"): 0.80,
+    ("lesion_screen_position", "lower-right"): 0.80,
     ("mucosa_visibility", "yes"): 0.41,
     ("mucosa_visibility", "no"): 0.36,
     ("nbi_status", "yes"): 0.33,
@@ -76,7 +78,6 @@ KEEP: dict[tuple[str, str], float] = {
     ("scope_motion_type", "advancing"): 0.95,
     ("scope_motion_type", "withdrawing"): 0.89,
     ("scope_outside", "no"): 0.11,
-    ("lesion_motion_direction", "down"): 0.86,
     ("lesion_motion_direction", "stable"): 0.70,
 }
 
@@ -86,12 +87,13 @@ Want = tuple[str, str] | None
 def _needs_lumen(want: Want) -> bool:
     if want is None:
         return False
-    name, answer = want
+    name = want[0]
     if name in LESION_TYPES + TOOL_TYPES or name.startswith("scope_motion") or name.endswith("ward_motion"):
         return True
     return want in {
         ("mucosa_visibility", "yes"),
         ("occlusion_check", "no"),
+        ("endoscope_visibility", "no"),
         ("fluid_occlusion_level", "absent"),
         ("fluid_occlusion_level", "partial"),
     } or name in ("blue_dye_presence", "flush_action")
@@ -157,7 +159,7 @@ def _framing(
     drift = np.zeros(2)
     if motion in DRIFTS:
         way = np.asarray(DRIFTS[motion])
-        length = rng.uniform(0.26, 0.42) - 0.04 * difficulty
+        length = rng.uniform(0.24, 0.42) - 0.03 * difficulty
         drift = way * length + rng.uniform(-0.05, 0.05) * way[::-1]
     axial = 0.0
     if motion in ("advancing", "withdrawing"):
@@ -174,10 +176,11 @@ def _framing(
 def _draw_scene(rng: np.random.Generator, want: Want, difficulty: float) -> Scene:
     kind = _kind(rng, want)
     lumen = kind == LUMEN
+    looking = kind in (LUMEN, RETROFLEXION)
     wants_lesion = want is not None and want[0] in LESION_TYPES
     wants_tool = want is not None and want[0] in TOOL_TYPES
     lesion = lumen and (wants_lesion or bool(rng.random() < 0.5))
-    tool = lumen and (wants_tool or bool(rng.random() < 0.33))
+    tool = lumen and (wants_tool or bool(rng.random() < 0.40))
     motion = _motion(rng, want, lesion)
     axial, drift, centre, spot = _framing(rng, want, motion, lesion, difficulty)
     which = TOOLS[rng.integers(3)]
@@ -192,8 +195,8 @@ def _draw_scene(rng: np.random.Generator, want: Want, difficulty: float) -> Scen
     dye = bool(rng.random() < 0.3)
     if want is not None and want[0] == "blue_dye_presence":
         nbi, dye = False, want[1] == "yes"
-    flush = bool(rng.random() < 0.28)
-    partial = bool(rng.random() < 0.25)
+    flush = bool(rng.random() < 0.24)
+    partial = bool(rng.random() < 0.23)
     if want is not None and want[0] == "flush_action":
         flush = want[1] == "yes"
     if want in (("mucosa_visibility", "yes"), ("occlusion_check", "no"), ("fluid_occlusion_level", "absent")):
@@ -214,8 +217,8 @@ def _draw_scene(rng: np.random.Generator, want: Want, difficulty: float) -> Scen
         fluid=fluid,
         flush=flush and lumen,
         tool=which if tool else "",
-        motion=motion if lumen else "still",
-        axial=axial if lumen else 0.0,
+        motion=motion if looking else "still",
+        axial=axial if looking else 0.0,
         drift=drift if lumen else (0.0, 0.0),
         centre=centre,
         histology=_choose(rng, want, "lesion_histology_extended", HISTOLOGIES) if lesion else "",
@@ -235,12 +238,11 @@ def _well_placed(scene: Scene, path: list[tuple[float, float]]) -> bool:
         return False
     moved = places[-1] - places[0]
     if scene.motion == "stable":
-        return bool(np.hypot(*moved) < 0.05)
+        return bool(np.hypot(*moved) < 0.06)
     if scene.motion in DRIFTS:
-        ahead = float(moved @ np.asarray(DRIFTS[scene.motion]))
-        return ahead > 0.2 and ahead > 2.5 * float(
-            np.linalg.norm(moved - ahead * np.asarray(DRIFTS[scene.motion]))
-        )
+        way = np.asarray(DRIFTS[scene.motion])
+        ahead = float(moved @ way)
+        return ahead > 0.19 and ahead > 2.5 * float(np.linalg.norm(moved - ahead * way))
     return True
 
 
@@ -254,7 +256,7 @@ class Procedure:
     def __post_init__(self) -> None:
         if self.seed < 0 or not 0 <= self.difficulty <= 1:
             raise ConfigError(
-                f"simulator: seed {self.seed} must be 0 or more and difficulty {self.difficulty} within 0 to 1"
+                f"simulator: seed {self.seed} must be 0 or more, difficulty {self.difficulty} within 0 to 1"
             )
 
     @property

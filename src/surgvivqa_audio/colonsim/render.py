@@ -18,6 +18,7 @@ from surgvivqa_audio.colonsim.spec import CLOSE_UP, FLOODED, OUTSIDE, RETROFLEXI
 from surgvivqa_audio.colonsim.tunnel import Hits, cast, make_anatomy
 
 _CHUNK = 160_000  # rays cast at once: larger chunks fall out of the cache
+_MEAN_BRIGHTNESS = np.float32(0.46)
 _TEXELS = np.float32(SIZE / (2 * np.pi))
 
 
@@ -94,8 +95,9 @@ def _lumen(
         tint = np.asarray(anatomy.site.shadow_colour, dtype=np.float32).reshape(3, 1, 1)
         colour *= 1 - inside * (1 - tint)
     if scene.dye:
-        around = np.arctan2(hits.y, hits.x) * np.float32(40.74) + 512
-        pool = sample_noise(1, hits.depth * 30 + rng.uniform(0, 256), around)
+        around = np.where(hits.flat, hits.x * 40, np.arctan2(hits.y, hits.x) * np.float32(40.74)) + 512
+        down = np.where(hits.flat, hits.y * 30, hits.depth * 30) + np.float32(256 + rng.uniform(0, 256))
+        pool = sample_noise(1, down, around)
         pool = pool + np.float32(2.6) * (np.float32(0.5) - relief) + np.float32(rng.uniform(0.0, 0.5))
         inside = np.clip(pool * np.float32(0.8), 0, 1) * np.float32(0.85)
         colour *= 1 - inside * (1 - np.array([0.22, 0.52, 1.45], dtype=np.float32).reshape(3, 1, 1))
@@ -149,7 +151,7 @@ def _pool(colour: Floats, scene: Scene, look: Look, hits: Hits, path: Path) -> N
     down = dx * gx + dy * gy
     above = (path.offset @ np.array([gx, gy])).astype(np.float32)[:, None]
     distance = np.maximum(level - above, 0.05) / np.maximum(down, np.float32(1e-3))
-    mask = (distance < hits.distance) & (down > 1e-3)
+    mask: NDArray[np.bool_] = (distance < hits.distance) & (down > 1e-3)
     where = np.flatnonzero(mask.ravel())
     if not len(where):
         return mask
@@ -192,7 +194,7 @@ def _flooded(scene: Scene, look: Look, path: Path, lens: Lens) -> Floats:
     glow = np.float32(1.3) - np.float32(0.35) * (x * x + y * y)
     shade = glow * (1 + np.float32(0.20) * swirl + np.float32(0.08) * fine)
     base = _fluid_colour(scene, look) * np.float32(rng.uniform(0.75, 1.1))
-    return (base[:, None, None] * shade + bubbles).astype(np.float32)
+    return np.asarray(base[:, None, None] * shade + bubbles, dtype=np.float32)
 
 
 def _close_up(scene: Scene, look: Look, path: Path, lens: Lens) -> Floats:
@@ -212,7 +214,10 @@ def _close_up(scene: Scene, look: Look, path: Path, lens: Lens) -> Floats:
     pale = np.array([0.03, 0.16, 0.16], dtype=np.float32)
     deep = deep + pale * np.float32(rng.uniform(-0.4, 1))
     ruddy = np.array([0.04, 0.22, 0.22], dtype=np.float32).reshape(3, 1, 1)
-    colour = deep[:, None, None] * np.maximum(shade, 0.12) * (1 - ruddy * blush)
+    u, v = x * 30 + 600 + t * way[0], y * 30 + 600 + t * way[1]
+    near = _bilinear(make_textures(look.seed).wall, u, v)[1].reshape(u.shape) * np.float32(1 / 255)
+    faint = np.float32(0.62) + np.float32(0.38) * near / np.float32(look.mucosa[1])
+    colour = deep[:, None, None] * np.maximum(shade, 0.12) * (1 - ruddy * blush) * faint
     if scene.nbi:
         colour = narrow_band(colour)
     return np.asarray(colour, dtype=np.float32)
@@ -238,16 +243,18 @@ def _room(scene: Scene, path: Path, lens: Lens) -> Floats:
             [0.8, 0.8, 0.78],
         ]
     )
-    for _ in range(rng.integers(14, 24)):
-        top, left = rng.integers(0, side - 20, 2)
-        high, wide = rng.integers(14, 80, 2)
-        room[top : top + high, left : left + wide] = paints[rng.integers(len(paints))] * rng.uniform(0.6, 1.1)
+    for largest in np.linspace(110, 24, int(rng.integers(9, 15))):
+        top, left = rng.integers(-20, side - 20, 2).clip(0)
+        high, wide = (largest * rng.uniform(0.4, 1.0, 2)).astype(int)
+        paint = paints[rng.integers(len(paints))] * rng.uniform(0.6, 1.1)
+        patch = room[top : top + high, left : left + wide]
+        patch += rng.uniform(0.35, 0.8) * (paint - patch)
     rows, columns = np.mgrid[0:side, 0:side]
     lamp = (rows - rng.integers(20, 90)) ** 2 + (columns - rng.integers(30, 160)) ** 2 < rng.integers(
         9, 20
     ) ** 2
     room[lamp] = 1.25
-    soft = int(rng.integers(5, 10))
+    soft = int(rng.integers(7, 13))
     for axis in (0, 1, 0, 1):
         room = uniform_filter1d(room, soft, axis=axis, mode="nearest")
     way = rng.uniform(-1, 1, 2) * 26
@@ -267,17 +274,24 @@ def _finish(
     rng = np.random.default_rng([scene.seed, 61])
     hard = scene.difficulty
     exposure = rng.uniform(1 - 0.36 * hard - 0.05, 1 + 0.30 * hard + 0.05)
-    balance = np.asarray(look.white_balance) * (1 + rng.uniform(-0.05, 0.05, 3) * (0.5 + hard))
+    balance = np.asarray(look.white_balance) * (1 + rng.uniform(-0.10, 0.10, 3) * (0.5 + hard))
     flicker = 1 + 0.02 * hard * rng.standard_normal(8)[(np.round(moments * 31) % 8).astype(int)]
     x, y = lens.xy
     vignette = (1 - np.float32(look.vignette) * (x * x + y * y)) * lens.edge
-    gain = (flicker[:, None] * exposure).astype(np.float32) * vignette
+    # automatic exposure: scopes hold the mean brightness, so a dark shaft or a white jet hardly shows in it
+    bright = (
+        np.float32(0.3) * colour[0].mean(1)
+        + np.float32(0.6) * colour[1].mean(1)
+        + np.float32(0.1) * (colour[2].mean(1))
+    )
+    exposure = exposure * (_MEAN_BRIGHTNESS / np.maximum(bright, np.float32(0.05))) ** np.float32(0.85)
+    gain = (flicker * exposure)[:, None].astype(np.float32) * vignette
     colour *= gain * balance.astype(np.float32).reshape(3, 1, 1)
     # a shoulder instead of hard clipping, then display gamma (approximated by a square root blend)
     colour = np.maximum(colour, 0)
     colour = colour * (1 + colour * np.float32(0.10)) / (1 + colour * np.float32(0.32)) * np.float32(1.12)
     noise = noise_bank()[3].ravel()
-    strength = np.float32(0.006 + 0.020 * hard * rng.random())
+    strength = np.float32(0.005 + 0.034 * hard * rng.random())
     soften, quality = rng.random() < 0.6 * hard, int(rng.integers(45, 85))
     quality = quality if rng.random() < 0.5 * hard else 0
     count = lens.index.size

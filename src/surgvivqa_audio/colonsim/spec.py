@@ -68,10 +68,9 @@ def _view_answers(scene: Scene) -> dict[str, str]:
     """Questions about the view as a whole."""
     inside = scene.kind != OUTSIDE
     clean = scene.kind == LUMEN and scene.fluid == "absent" and not scene.flush
-    known = {
-        "scope_outside": "no" if inside else "yes",
-        "endoscope_visibility": "yes" if scene.kind == RETROFLEXION else "no",
-    }
+    known = {"scope_outside": "no" if inside else "yes"}
+    if scene.kind in (LUMEN, RETROFLEXION):
+        known["endoscope_visibility"] = "yes" if scene.kind == RETROFLEXION else "no"
     if clean:
         known["mucosa_visibility"] = "yes"
     elif scene.kind in (OUTSIDE, CLOSE_UP, FLOODED):

@@ -75,7 +75,12 @@ def make_anatomy(scene: Scene, look: Look, path: Path) -> Anatomy:
         folds.append(Fold(place, side, site.depth * fold.uniform(0.8, 1.15), index))
     bend = site.bend * rng.uniform(0.9, 1.15)
     return Anatomy(
-        site, tuple(folds), (bend * np.cos(way), bend * np.sin(way)), turn, end, way + np.pi + rng.uniform(-0.4, 0.4)
+        site,
+        tuple(folds),
+        (bend * np.cos(way), bend * np.sin(way)),
+        turn,
+        end,
+        way + np.pi + rng.uniform(-0.4, 0.4),
     )
 
 
@@ -214,7 +219,7 @@ def _lip(anatomy: Anatomy, fold: Fold, cosine: Floats, sine: Floats) -> Floats:
     # a gentle unevenness, so that no two lips are alike
     shape += np.float32(0.32 * np.cos(fold.index * 1.7)) * cosine * sine
     height = np.float32(fold.deep) * np.maximum(shape, 0)
-    return height + np.float32(site.section * 0.5)
+    return np.asarray(height + np.float32(site.section * 0.5), dtype=np.float32)
 
 
 def cast(scene: Scene, look: Look, path: Path, anatomy: Anatomy, rays: Floats) -> Hits:
