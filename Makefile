@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration clean
+.PHONY: help setup demo test lint unit integration soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ unit: $(READY) ## fast tests, no network, no weights
 
 integration: $(READY) ## tests that need the nano model or several processes; real weights where present
 	$(BIN)/python -m pytest tests --ignore=tests/unit
+
+soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
+	$(BIN)/python tests/soak.py $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,42 @@
+"""Long proofs that are no unit tests: `make soak` runs all of them, `make soak ONLY=speech` one.
+
+Each is a function that takes a folder and returns a JSON object with ``faults``, a list that must be empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from surgvivqa_audio.speech.soak import kill_speech_make
+
+SOAKS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "speech": kill_speech_make,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=sorted(SOAKS), action="append", help="run only this one")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    options = parser.parse_args()
+    results = {}
+    for name in options.only or sorted(SOAKS):
+        with tempfile.TemporaryDirectory(prefix=f"soak-{name}-") as folder:
+            results[name] = SOAKS[name](Path(folder))
+        faults = results[name]["faults"]
+        counts = {key: value for key, value in results[name].items() if key != "faults"}
+        sys.stdout.write(f"{name}: {json.dumps(counts)}; {len(faults)} faults\n")
+        sys.stdout.writelines(f"  {fault}\n" for fault in faults)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 1 if any(result["faults"] for result in results.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
