@@ -142,3 +142,24 @@ def test_activity_marks_the_speech_above_a_noise_floor():
     active = activity(wave)
     assert active[16320:31680].all()
     assert active.sum() < 17000
+
+
+def test_damaged_files_never_raise_anything_else():
+    rng = np.random.default_rng(0)
+    sources = [
+        encoded(tone(0.2, 22050), 22050, "FLAC"),
+        encoded(tone(0.2, 48000), 48000, "OGG"),
+        muxed(tone(0.2, 48000), "webm", "libopus"),
+        muxed(tone(0.2, 48000), "mp4", "aac"),
+    ]
+    outcomes = set()
+    for round_ in range(300):
+        content = bytearray(sources[round_ % 4])
+        reach = (64, 512, len(content))[round_ % 3]
+        for place in rng.integers(4, min(reach, len(content)), size=(1, 8, 60)[round_ // 100]):
+            content[place] = rng.integers(256)
+        try:
+            outcomes.add(decode_audio(bytes(content), "q").dtype.name)
+        except BadAudio as error:
+            outcomes.add(str(error)[:3])
+    assert outcomes == {"float32", "q: "}

@@ -72,6 +72,8 @@ def _decode_av(content: bytes, name: str, container_format: str) -> tuple[Wave, 
             if not container.streams.audio:
                 raise BadAudio(f"{name}: holds no audio track; record it again as {_ACCEPTED}")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:  # a codec this build cannot decode
+                raise BadAudio(f"{name}: unknown codec; record it again as {_ACCEPTED}")
             rate = int(stream.rate or 0)
             seconds = container.duration / av.time_base if container.duration else None
             _check_header(name, rate, int(stream.channels or 0), seconds)
