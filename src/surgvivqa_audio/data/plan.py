@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from surgvivqa_audio.data.tables import VideoInfo
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.sample import Sample
+from surgvivqa_audio.sample import Sample, make_key
 
 Extension = Literal["denser", "longer"]
 # Without the table: about 300 KB a frame, as the archive of 002-001 has (7.6 GB for 25,998 frames).
@@ -87,6 +87,7 @@ def extend_rows(
     if frames != 16:
         raise ConfigError(f"--frames {frames}: clips have 8 frames and can be extended to 16")
     extended = []
+    taken: set[str] = set()
     for sample in samples:
         if sample.video_id not in videos:
             raise ConfigError(
@@ -95,6 +96,7 @@ def extend_rows(
         # Whether numbering starts at 0 or 1 is not stated; 1 to frames - 1 exists either way.
         end = videos[sample.video_id].frames - 1
         numbers = extend_clip(sample.frame_numbers[0], sample.frame_numbers[-1], frames, how, end)
+        numbers = _apart(sample, numbers, end, taken)
         row = dict(rows[sample.key])
         row.update(
             template=sample.template,
@@ -106,6 +108,15 @@ def extend_rows(
         row.pop("key", None)
         extended.append(row)
     return extended
+
+
+def _apart(sample: Sample, numbers: tuple[int, ...], end: int, taken: set[str]) -> tuple[int, ...]:
+    """Windows moved to the same border would share a key: step inwards until this one is free."""
+    step = -1 if numbers[-1] == end else 1
+    while (key := make_key(sample.template, sample.video_id, numbers[0], sample.question_type)) in taken:
+        numbers = tuple(number + step for number in numbers)
+    taken.add(key)
+    return numbers
 
 
 def estimate(
