@@ -56,12 +56,13 @@ class SpeechCache:
             for litter in (self.folder / _AUDIO).glob(".*.tmp"):
                 litter.unlink(missing_ok=True)
         fcntl.flock(self._presence, fcntl.LOCK_SH)
-        with self._locked("manifest"):
+        with self.locked("manifest"):
             self._mend()
             self._refresh()
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the folder's lock of that name, against threads and other processes alike."""
         handle = os.open(self.folder / ".locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -104,7 +105,7 @@ class SpeechCache:
             self._read_to += len(line)
 
     def _append(self, row: dict[str, Any]) -> None:
-        with self._locked("manifest"):
+        with self.locked("manifest"):
             self._mend()
             new = not self.manifest.exists()
             handle = os.open(self.manifest, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -191,7 +192,7 @@ class SpeechCache:
         key, path = self.hash_of(text, voice, noise), self.path_of(text, voice, noise)
         if not replace and self._good(key, path):
             return path
-        with self._locked(f"{int(key[:8], 16) % _STRIPES:03d}"):
+        with self.locked(f"{int(key[:8], 16) % _STRIPES:03d}"):
             self._refresh()
             if not replace and self._good(key, path):
                 return path
@@ -216,7 +217,7 @@ class SpeechCache:
 
     def verify(self) -> list[str]:
         """Hashes of the files that are missing or whose bytes differ from the manifest."""
-        with self._locked("manifest"):
+        with self.locked("manifest"):
             self._refresh()
         bad = []
         for row in self.rows():

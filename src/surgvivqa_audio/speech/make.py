@@ -137,7 +137,7 @@ def _merge(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     table = {(row["key"], row["variant"]): row for _, row in read_jsonl(path)} if path.exists() else {}
     for row in rows:
         earlier = table.get((row["key"], row["variant"]))
-        if earlier is not None and earlier["status"] == "ok" and earlier["engine"] != row["engine"]:
+        if earlier is not None and earlier.get("status") == "ok" and earlier["engine"] != row["engine"]:
             raise SpeechError(
                 f"{path}: variant {row['variant']} of {row['key']} was made by {earlier['engine']}; "
                 f"engines are never mixed in one variant, choose another folder for {row['engine']}"
@@ -192,7 +192,8 @@ def make_speech(
         with SpeechCache(folder, engine or own) as cache:  # type: ignore[arg-type]
             results = _speak(lines, cache, report, progress)
             rows = [_assignment(line, cache, results[line.text, line.voice, line.noise]) for line in lines]
-            report.assignments = _merge(folder / ASSIGNMENTS, rows)
+            with cache.locked("assignments"):  # another run may add its voices at this moment
+                report.assignments = _merge(folder / ASSIGNMENTS, rows)
     finally:
         if own is not None:
             own.close()
