@@ -38,6 +38,9 @@ def run(
     shard: Annotated[str, typer.Option(help="i/n: every n-th clip, from 0.")] = "0/1",
     batch_size: Annotated[int, typer.Option(help="Questions per call of the system.")] = 16,
     seed: Annotated[int, typer.Option(help="Fixes swaps, noise and voices.")] = 42,
+    out_of_scope: Annotated[
+        bool, typer.Option("--out-of-scope", help="Ask what no clip answers, about the clips of the rows.")
+    ] = False,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -51,7 +54,7 @@ def run(
     request = Request(
         data=data, system=system, out=out, rows=rows, template=template, model=model, frames=frames,
         speech=speech, control=control, train=train, limit=limit, shard=_shard(shard),
-        batch_size=batch_size, seed=seed,
+        batch_size=batch_size, seed=seed, out_of_scope=out_of_scope,
     )  # fmt: skip
     build = _build_system(model)
     done = run_request(request, known, build, _progress)
@@ -107,3 +110,75 @@ def score(
         typer.echo("\n".join(score_lines(str(path), results[str(path)])))
     if json_file is not None:
         write_json(json_file, results)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Prediction file A.")],
+    second: Annotated[Path, typer.Argument(help="Prediction file B.")],
+    rows: Annotated[int, typer.Option(help="How many differing rows to print.")] = 20,
+    json_file: JsonFile = None,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Compare two prediction files row by row."""
+    from surgvivqa_audio.evaluation.diff import diff_lines, diff_runs
+    from surgvivqa_audio.files import write_json
+
+    result = diff_runs(first, second, _taxonomy(taxonomy))
+    typer.echo("\n".join(diff_lines(result, rows)))
+    if json_file is not None:
+        write_json(json_file, result)
+
+
+@app.command()
+def report(
+    predictions: Annotated[list[Path], typer.Argument(help="Runs, floors and controls of one data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and plots.")],
+    train: Annotated[Path | None, typer.Option(help="Training rows, for the floors.")] = None,
+    eval_predictions: Annotated[
+        Path | None,
+        typer.Option("--eval", help="The first system's predictions on the eval split, for the temperature."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder, for frames and sound of failures.")] = None,
+    cases: Annotated[int, typer.Option(help="Failures to show.")] = 12,
+    plots: Annotated[bool, typer.Option(help="Draw plots (needs matplotlib).")] = True,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Write one report from prediction files: systems, floors, controls, calibration, failures."""
+    from surgvivqa_audio.evaluation.report import ReportOptions, make_report
+
+    options = ReportOptions(train, eval_predictions, data, cases, plots, title=title)
+    result = make_report(predictions, out, _taxonomy(taxonomy), options)
+    for entry in result["controls"]:
+        typer.echo(f"{entry['control']}: {entry['words']}")
+    typer.echo(f"wrote {out / 'report.html'}, report.md and report.json")
+
+
+@app.command()
+def baselines(
+    data: Annotated[Path, typer.Argument(help="Data folder with both templates.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of predictions; default: DATA/predictions.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Model folder; default: the nano model.")] = None,
+    systems: Annotated[
+        str, typer.Option(help="Systems, separated by commas.")
+    ] = "text-zeroshot,audio-zeroshot,asr,audio,noframes,majority,constant",
+    speech: Annotated[str | None, typer.Option(help="As in eval run.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Training rows, for the majority floor.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    json_file: JsonFile = None,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Run the baselines on both wordings and print accuracy, speed and intervals in one table."""
+    from surgvivqa_audio.evaluation.baselines import baseline_lines, baseline_table
+    from surgvivqa_audio.evaluation.session import Request
+    from surgvivqa_audio.files import write_json
+
+    folder = out or data / "predictions"
+    request = Request(data, "", folder, model=model, speech=speech, train=train, limit=limit)
+    table = baseline_table(request, systems.split(","), _taxonomy(taxonomy), _build_system(model), _progress)
+    typer.echo("\n".join(baseline_lines(table)))
+    if json_file is not None:
+        write_json(json_file, {"baselines": table})

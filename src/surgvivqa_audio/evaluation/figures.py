@@ -14,6 +14,8 @@ from surgvivqa_audio.evaluation.runs import Comparison, Run, compare
 from surgvivqa_audio.scoring.intervals import wilson
 from surgvivqa_audio.scoring.score import balanced
 from surgvivqa_audio.scoring.statistics import cluster_bootstrap, confusion, flips, holm, macro_f1
+from surgvivqa_audio.scoring.words import words
+from surgvivqa_audio.speech.speakable import speakable
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Rows = NDArray[np.int64]
@@ -39,6 +41,7 @@ def run_figures(run: Run, taxonomy: Taxonomy, rounds: int = 500) -> dict[str, An
     figures["macro_f1"], figures["confusion"] = _by_type(run)
     figures["latency_ms"] = _latency(run)
     figures["abstained"] = _abstained(run)
+    figures["word_error_rate"] = _word_error_rate(run)
     return figures
 
 
@@ -148,9 +151,25 @@ def _latency(run: Run) -> dict[str, float] | None:
     if not times:
         return None
     p50, p95 = np.percentile(times, [50, 95])
-    return {"rows": len(times), "p50": float(p50), "p95": float(p95)}
+    return {"rows": len(times), "mean": float(np.mean(times)), "p50": float(p50), "p95": float(p95)}
 
 
 def _abstained(run: Run) -> float | None:
     said = [row.extra["abstained"] for row in run.rows if row.extra and "abstained" in row.extra]
     return sum(map(bool, said)) / len(said) if said else None
+
+
+def _word_error_rate(run: Run) -> dict[str, float] | None:
+    """Word error rate of transcripts, where a system writes them; case and punctuation do not count."""
+    pairs = []
+    for row in run.rows:
+        transcript = ((row.extra or {}).get("extra") or {}).get("transcript")
+        if transcript is not None and row.question:
+            pairs.append(
+                (" ".join(words(speakable(row.question)).tokens), " ".join(words(str(transcript)).tokens))
+            )
+    if not pairs:
+        return None
+    from jiwer import wer
+
+    return {"rows": len(pairs), "wer": float(wer([gold for gold, _ in pairs], [said for _, said in pairs]))}

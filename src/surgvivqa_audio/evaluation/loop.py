@@ -34,6 +34,7 @@ Speak = Callable[[Sample, str], Wave]  # (sample, variant) -> mono 16 kHz wavefo
 Wording = Callable[[Sample, str], str]  # (sample, variant) -> question as typed
 Progress = Callable[[int, int], None]
 
+_NO_FRAMES = Clip((), 1.0)
 _SMALLEST_PROBABILITY = 1e-5  # options below it are not written
 
 
@@ -219,7 +220,7 @@ class _Runner:
         if "text" in needs:
             words = self.sources.wording(plan.asked, plan.variant)
             text = change_text(None if "audio" in needs and control != "silence" else control, words)
-        clip = self._frames(plan) if "frames" in needs else Clip((), 1.0)
+        clip = self._frames(plan) if "frames" in needs else _NO_FRAMES
         name = hashlib.sha256(f"{seed}/{sample.key}".encode()).hexdigest()[:16]
         return Query(key=name, clip=clip, audio=audio, text=text)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,12 @@ from surgvivqa_audio.answering.base import System
 from surgvivqa_audio.data.stores import open_store
 from surgvivqa_audio.data.tables import read_video_info
 from surgvivqa_audio.errors import ConfigError, MissingAudio
-from surgvivqa_audio.evaluation.controls import check_control
+from surgvivqa_audio.evaluation.controls import check_control, clip_name
 from surgvivqa_audio.evaluation.loop import Progress, Settings, Sources, run_eval
 from surgvivqa_audio.evaluation.reference import REFERENCES, run_reference
 from surgvivqa_audio.evaluation.spoken import Speaker
-from surgvivqa_audio.sample import Sample, read_samples
+from surgvivqa_audio.sample import Sample, make_key, read_samples
+from surgvivqa_audio.scoring.parse import OUT_OF_SCOPE
 from surgvivqa_audio.speech.engine import EspeakEngine
 from surgvivqa_audio.speech.noise import add_noise
 from surgvivqa_audio.taxonomy import Taxonomy
@@ -42,6 +43,7 @@ class Request:
     shard: tuple[int, int] = (0, 1)
     batch_size: int = 16
     seed: int = 42
+    out_of_scope: bool = False
 
     @property
     def rows_file(self) -> Path:
@@ -70,6 +72,8 @@ def run_request(
     samples = read_samples(request.rows_file, taxonomy)
     train = None if request.train is None else read_samples(request.train, taxonomy)
     files = [request.rows_file, *([request.train] if request.train else [])]
+    if request.out_of_scope:
+        samples = out_of_scope_samples(samples, taxonomy)
     if request.system in REFERENCES:
         if request.control is not None:
             raise ConfigError(f"{request.system} neither looks nor listens; a control changes nothing")
@@ -80,12 +84,36 @@ def run_request(
         return run_eval(samples, system, sources, request.out, settings, data_files=files, progress=progress)
 
 
+def out_of_scope_samples(samples: Sequence[Sample], taxonomy: Taxonomy) -> list[Sample]:
+    """Every held-out question that no clip answers, each about one clip of ``samples`` in turn.
+
+    Raises:
+        ConfigError: the taxonomy has no such questions.
+    """
+    questions = taxonomy.out_of_scope.test
+    if not questions:
+        raise ConfigError(f"taxonomy {taxonomy.name} has no out-of-scope test questions")
+    clips = list({clip_name(sample): sample for sample in samples}.values())
+    asked = []
+    for number, question in enumerate(questions):
+        clip = clips[number % len(clips)]
+        name = f"{OUT_OF_SCOPE}-{number:03d}"
+        update = {
+            "key": make_key(clip.template, clip.video_id, clip.first_frame, name), "id": name,
+            "question": question, "question_type": OUT_OF_SCOPE,
+            "answer": taxonomy.refusal.sentence, "short_answer": taxonomy.refusal.short,
+        }  # fmt: skip
+        asked.append(clip.model_copy(update=update))
+    return asked
+
+
 def _sources(request: Request, system: System, taxonomy: Taxonomy, stack: ExitStack) -> Sources:
     sources = Sources(rate=clip_rate(request.data), add_noise=add_noise)
     if "frames" in system.needs:
         sources = replace(sources, store=open_store(request.frames or request.data / "frames"))
     if "audio" in system.needs or request.control == "phrasing":
-        recordings = None if request.speech == "espeak" else Path(request.speech or request.data / "speech")
+        spoken_here = request.speech == "espeak" or request.out_of_scope
+        recordings = None if spoken_here else Path(request.speech or request.data / "speech")
         if "audio" in system.needs and recordings is not None and not recordings.is_dir():
             raise MissingAudio(
                 f"{recordings}: no such folder of recordings; run `surgvivqa speech make`, or pass "

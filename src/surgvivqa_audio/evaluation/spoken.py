@@ -8,6 +8,7 @@ from pathlib import Path
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.evaluation.controls import Wave, generator
 from surgvivqa_audio.sample import Sample
+from surgvivqa_audio.scoring.parse import OUT_OF_SCOPE
 from surgvivqa_audio.speech.audio import read_audio
 from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, SpeechEngine, Voice
 from surgvivqa_audio.speech.make import find_recording
@@ -21,7 +22,8 @@ class Speaker:
 
     ``default`` is the recording of the row, or without a folder of recordings a training voice of the
     engine. ``voice`` is a held-out voice saying the same words, ``phrasing`` a held-out wording in a
-    training voice, ``swap`` a recording like any other. The choice is fixed by ``seed`` and key.
+    training voice, ``swap`` a recording like any other. Out-of-scope questions are always in a held-out
+    voice. The choice is fixed by ``seed`` and key.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class Speaker:
         """
         if variant in ("default", "swap") and self.recordings is not None:
             return self._read(find_recording(self.recordings, sample))
-        voices = HELD_OUT_VOICES if variant == "voice" else VOICES
+        unseen = variant == "voice" or sample.question_type == OUT_OF_SCOPE
+        voices = HELD_OUT_VOICES if unseen else VOICES
         return self._say(speakable(self.wording(sample, variant)), self._voice(sample, voices))
 
     def wording(self, sample: Sample, variant: str) -> str:
@@ -53,7 +56,7 @@ class Speaker:
         Raises:
             ConfigError: the taxonomy has no held-out wording for the type.
         """
-        if variant != "phrasing":
+        if variant != "phrasing" or sample.question_type not in self._bank:
             return sample.question
         held_out = self._bank[sample.question_type].held_out
         if not held_out:

@@ -1,0 +1,75 @@
+"""The table of baselines: both wordings, accuracy, questions per second and latency, all systems alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from surgvivqa_audio.answering.base import System
+from surgvivqa_audio.evaluation.figures import run_figures
+from surgvivqa_audio.evaluation.loop import Progress
+from surgvivqa_audio.evaluation.runs import load_run
+from surgvivqa_audio.evaluation.session import Request, run_request
+from surgvivqa_audio.sample import read_samples
+from surgvivqa_audio.scoring.table import interval, percent
+from surgvivqa_audio.taxonomy import Taxonomy
+
+
+def baseline_table(
+    request: Request,
+    systems: Sequence[str],
+    taxonomy: Taxonomy,
+    build: Callable[[str], System],
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Run each system on both templates; predictions go to ``request.out/<system>-<template>.jsonl``.
+
+    A prediction file that is already complete is read, not made again.
+
+    Raises:
+        SurgVivqaError: as ``run_request``.
+    """
+    train = None if request.train is None else read_samples(request.train, taxonomy)
+    table = []
+    for system in systems:
+        entry: dict[str, Any] = {"system": system}
+        for template in ("in", "out"):
+            out = request.out / f"{system}-{template}.jsonl"
+            if not out.is_file():
+                asked = replace(request, system=system, template=template, out=out)
+                run_request(asked, taxonomy, build, progress)
+            run = load_run(out, taxonomy, train)
+            figures = run_figures(run, taxonomy, rounds=200)
+            entry[template] = {
+                name: figures.get(name)
+                for name in ("rows", "errors", "closed_set", "ci95", "balanced", "substring", "floor")
+            }
+            entry[template] |= {"latency_ms": figures["latency_ms"], "simulated": run.simulated}
+            latency = figures["latency_ms"]
+            entry[template]["per_second"] = 1000 / latency["mean"] if latency else None
+        table.append(entry)
+    return table
+
+
+def baseline_lines(table: Sequence[dict[str, Any]]) -> list[str]:
+    """The table as text."""
+    simulated = any(entry[template]["simulated"] for entry in table for template in ("in", "out"))
+    lines = ["ColonSim (simulator), not colonoscopy:"] if simulated else []
+    lines.append(
+        "system           in-template %           out-of-template %       floor %  per s  ms p50 / p95"
+    )
+    for entry in table:
+        cells = [entry["system"].ljust(15)]
+        for template in ("in", "out"):
+            one = entry[template]
+            text = f"{percent(one['closed_set'])} [{interval(one['ci95'])}] n={one['rows']}"
+            cells.append(text.ljust(22))
+        one = entry["out"]
+        latency = one["latency_ms"]
+        cells.append(percent(one["floor"]).rjust(6))
+        cells.append(f"{one['per_second']:.1f}".rjust(6) if one["per_second"] else "     -")
+        cells.append(f"{latency['p50']:.0f} / {latency['p95']:.0f}" if latency else "-")
+        lines.append("  ".join(cells))
+    lines.append("right by the closed-set rule; latency: last audio sample to answer string")
+    return lines
