@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -120,3 +122,27 @@ def test_a_recipe_with_an_unknown_key_is_refused(tmp_path):
     path.write_text("engine: espeak\nvoice: [en-us]\n")
     with pytest.raises(ConfigError, match=r"r\.yaml: key 'voice'"):
         read_recipe(path)
+
+
+def test_one_request_joins_the_sound_and_translates_errors(monkeypatch):
+    class Refused(Exception):
+        pass
+
+    class Communicate:
+        def __init__(self, text, voice, rate, pitch):
+            self.asked = (text, voice, rate, pitch)
+
+        async def stream(self):
+            if self.asked[0] == "refuse":
+                raise Refused("503")
+            yield {"type": "audio", "data": b"ab"}
+            yield {"type": "SentenceBoundary"}
+            yield {"type": "audio", "data": repr(self.asked[1:]).encode()}
+
+    exceptions = types.SimpleNamespace(EdgeTTSException=Refused)
+    fake = types.SimpleNamespace(Communicate=Communicate, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "edge_tts", fake)
+    monkeypatch.setitem(sys.modules, "aiohttp", types.SimpleNamespace(ClientError=Refused))
+    assert edge.fetch_online("yes", ARIA) == b"ab('en-US-AriaNeural', '+0%', '+0Hz')"
+    with pytest.raises(SpeechError, match="edge-tts: Refused 503"):
+        edge.fetch_online("refuse", ARIA)

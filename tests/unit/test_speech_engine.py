@@ -7,6 +7,7 @@ import pytest
 
 from surgvivqa_audio.errors import SpeechError
 from surgvivqa_audio.files import sha256_bytes
+from surgvivqa_audio.speech.audio import wav_bytes
 from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, EspeakEngine, Voice, parse_voice
 
 
@@ -100,3 +101,30 @@ def test_voice_ids_round_trip():
 def test_a_missing_binary_is_named():
     with pytest.raises(SpeechError, match="no-such-espeak"):
         EspeakEngine("no-such-espeak")
+
+
+SCRIPT = """#!/bin/sh
+case "$*" in
+  --version) echo "eSpeak NG text-to-speech: 1.51  Data at: /usr/lib" ;;
+  --voices=variant) printf 'Pty Language Age/Gender VoiceName File\\n 5 variant F female3 !v/f3\\n' ;;
+  *"-v en-us+f3 -s 150 -p 40"*) cat >/dev/null; cat "$(dirname "$0")/sound.wav" ;;
+  *) cat >/dev/null; echo "Error: The specified espeak-ng voice does not exist." >&2; exit 1 ;;
+esac
+"""
+
+
+def test_a_system_binary_is_used_when_named_and_its_header_may_lie(tmp_path):
+    script = tmp_path / "espeak-ng"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    sound = bytearray(wav_bytes(np.full(800, 0.5, np.float32)))
+    sound[4:8] = sound[40:44] = b"\xff\xff\xff\x7f"
+    (tmp_path / "sound.wav").write_bytes(sound)
+    with EspeakEngine(str(script)) as engine:
+        assert engine.version == "1.51 (system binary)"
+        wave = engine.synthesize("Yes", Voice("en-us+f3", 150, 40))
+        assert wave.tolist() == [0.5] * 800
+        with pytest.raises(SpeechError, match="voice does not exist"):
+            engine.synthesize("Yes", Voice("en-gb"))
+        with pytest.raises(SpeechError, match="no variant 'f9'; available: f3"):
+            engine.synthesize("Yes", Voice("en-us+f9"))

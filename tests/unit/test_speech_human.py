@@ -10,7 +10,9 @@ import urllib.request
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from surgvivqa_audio.cli import app
 from surgvivqa_audio.errors import BadAnnotation, BadAudio, ConfigError, MissingAudio
 from surgvivqa_audio.sample import Sample, make_key
 from surgvivqa_audio.speech.audio import read_audio, wav_bytes, write_wav
@@ -180,3 +182,29 @@ def test_two_speakers_share_one_list(tmp_path):
         RecordingFolder(tmp_path, speaker, TAXONOMY).store(1, wav_bytes(take()))
     rows = read_recording_list(tmp_path / "recordings.csv", TAXONOMY)
     assert sorted(speaker for _, _, speaker, _ in rows) == ["p1", "p2"]
+
+
+def test_the_import_command_says_what_comes_next(tmp_path):
+    write_wav(tmp_path / "r" / "a.wav", take())
+    (tmp_path / "list.csv").write_text("file,speaker,question_type,template\na.wav,p1,nbi_status,in\n")
+    arguments = ["speech", "import", str(tmp_path / "r"), str(tmp_path / "list.csv"), str(tmp_path / "s")]
+    done = CliRunner().invoke(app, [*arguments, "--consent", "research use"])
+    assert done.exit_code == 0, done.output
+    assert "human-p1: 37 of the published wordings not recorded" in done.output
+    assert "--engine human --voice human-p1" in done.output
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_the_human_engine_needs_a_speaker(tmp_path):
+    (tmp_path / "in_template.jsonl").write_text("")
+    arguments = [
+        "speech",
+        "make",
+        str(tmp_path / "in_template.jsonl"),
+        str(tmp_path / "s"),
+        "--engine",
+        "human",
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, ConfigError)
+    assert "human-<speaker>" in str(done.exception)
