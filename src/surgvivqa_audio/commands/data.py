@@ -267,3 +267,24 @@ def cache(
     with typer.progressbar(length=1000, label="frames") as bar:
         manifest = store.build(samples, lambda done, total: bar.update(done * 1000 // total - bar.pos))
     typer.echo(f"{out}: {manifest['count']} frames, {human_bytes(manifest['bytes'])}, {store.made} made now")
+
+
+@app.command(cls=VariadicCommand)
+def view(
+    data: Data,
+    predictions: Annotated[list[Path], typer.Option(help="Prediction files to lay over.")] = [],  # noqa: B006
+    videos: Videos = [],  # noqa: B006
+    rows: Rows = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Page to write; DATA/viewer.html when left out.")] = None,
+    limit: Annotated[int, typer.Option(help="Rows on the page, 0 for all.")] = 200,
+    side: Annotated[int, typer.Option(help="Longer side of the pictures in pixels.")] = 320,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Write one HTML page to look at clips, questions, answers and predictions."""
+    from surgvivqa_audio.commands.viewing import write_page
+    from surgvivqa_audio.taxonomy import load_taxonomy
+
+    page = out or data / "viewer.html"
+    typer.echo(
+        write_page(data, page, predictions, _names(videos), rows, limit, side, load_taxonomy(taxonomy))
+    )
