@@ -64,3 +64,15 @@ def make(
         f"{summary.out}: {summary.procedures} procedures, {summary.clips} clips, {summary.frames} frames, "
         f"{summary.rows} questions in each template. Simulated data: never report it as real colonoscopy."
     )
+
+
+@app.command()
+def sheet(
+    out: Annotated[Path, typer.Argument(help="JPEG file to write.")],
+    seed: int = typer.Option(0, min=0, help="Which procedures are shown."),
+    size: int = typer.Option(144, min=32, max=768, help="Tile side in pixels."),
+) -> None:
+    """Write a contact sheet: the first and last frame of a clip for every answer of every type."""
+    from surgvivqa_audio.colonsim.sheet import contact_sheet
+
+    typer.echo(f"{out}: {contact_sheet(out, seed, size)} tiles.")
