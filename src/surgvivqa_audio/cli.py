@@ -7,7 +7,7 @@ import sys
 import typer
 
 from surgvivqa_audio import __version__
-from surgvivqa_audio.commands import ask, bench, data, doctor, evaluate, model, sim, speech, train
+from surgvivqa_audio.commands import ask, bench, data, demo, doctor, evaluate, model, sim, speech, train
 from surgvivqa_audio.errors import SurgVivqaError
 
 NOTICE = "Research only, not for clinical use."
@@ -26,6 +26,7 @@ app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 app.command("ask")(ask.ask)
+app.command("demo")(demo.demo)
 app.command("train")(train.train)
 
 

@@ -96,6 +96,7 @@ class AnswerEngine:
                 lengths = torch.tensor([question.mel.shape[-1]], device=self.device)
                 audio = self.model.get_audio_features(mel, lengths)
             prefix = clip.cache.get_seq_length()
+            kept = [(layer.keys, layer.values) for layer in clip.cache.layers]
             offsets = torch.cat([torch.arange(len(ids)), len(ids) + self.trie.depths])
             positions = (clip.position + offsets).to(self.device).expand(3, 1, -1)
             embeddings = self.model.embed(tokens, audio)
@@ -109,7 +110,9 @@ class AnswerEngine:
                     use_cache=True,
                 )
             finally:
-                clip.cache.crop(prefix)
+                # An update joins into new tensors, so the prefix is intact even if a layer failed midway.
+                for layer, (keys, values) in zip(clip.cache.layers, kept, strict=True):
+                    layer.keys, layer.values = keys, values
             hidden = outputs.last_hidden_state[0, len(ids) - 1 :]
             return sentence_log_probs(self.model.get_output_embeddings()(hidden), self.trie).cpu()
 

@@ -73,7 +73,9 @@ def run_recipe(
         SurgVivqaError: what the stage raises.
     """
     if isinstance(recipe, AsrConfig):
-        return run_asr(recipe, out, resume, progress)
+        return run_asr(
+            recipe, out, resume, None if progress is None else lambda line: progress({"asr": line})
+        )
     if isinstance(recipe, VlmRecipe):
         return run_vlm(recipe, out, resume, progress)
     if isinstance(recipe, SpokenRecipe):

@@ -75,7 +75,7 @@ class SpokenQuestions(Dataset[Example]):
     ) -> None:
         self.clips, self.voices, self.processor = clips, voices, processor
         self.taxonomy, self.config, self.rows, self.seed = taxonomy, config, rows, seed
-        self.noises = noise_bank(seed)
+        self.noises = noise_bank(seed, config.augment.noise_seconds)
         counts = answer_counts(list(clips))
         self.weight = {pair: (1.0 / count) ** 0.75 for pair, count in counts.items()}
 
