@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from surgvivqa_audio.cli import app
 from surgvivqa_audio.errors import BadAudio, ConfigError, MissingAudio, SpeechError
-from surgvivqa_audio.sample import Sample, make_key
+from surgvivqa_audio.sample import Sample, make_key, read_samples
 from surgvivqa_audio.speech.audio import activity, read_audio, write_wav
 from surgvivqa_audio.speech.engine import Voice
 from surgvivqa_audio.speech.make import find_recording, make_speech, variants_of
@@ -18,6 +19,7 @@ from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import load_taxonomy
 
 US, RP = Voice("en-us"), Voice("en-gb-x-rp")
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real-colon-vqa" / "in_template.jsonl"
 
 
 class Tones:
@@ -210,3 +212,14 @@ def test_an_unknown_noise_is_refused_before_anything_is_spoken(tmp_path, spec):
     with pytest.raises(BadAudio, match="is not understood; write reverb, clip or KIND@DECIBELS"):
         make_speech([sample()], tmp_path / "s", [US], engine=Voiced(), noises=[spec])
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is absent")
+def test_the_published_rows_need_twenty_files(tmp_path):
+    samples = read_samples(REAL, load_taxonomy())
+    report = make_speech(samples, tmp_path, [US], engine=Tones())
+    assert (report.rows, report.assignments, report.distinct) == (5200, 5200, 20)
+    # one id names rows of several procedures; the key keeps their questions apart
+    texts = {row["key"]: row["text"] for row in rows(tmp_path)}
+    assert all(texts[one.key] == one.question for one in samples)
