@@ -294,7 +294,7 @@ def test_only_needed_frames_are_kept(site: Site, tmp_path: Path, keep: bool) -> 
     done = fetcher.fetch(PLAN, archive_of("frames", VIDEO, listing))
     assert (done.written, done.present, done.missing) == (8, 0, [])
     assert done.transferred == len(site.files[f"/files/{VIDEO}_frames.tar.gz"])
-    files = sorted((tmp_path / "frames" / VIDEO).iterdir())
+    files = sorted((tmp_path / "frames" / VIDEO).glob("[!.]*"))
     assert [path.name for path in files] == sorted(f"{VIDEO}_{number}.jpg" for number in PLAN.numbers)
     assert (tmp_path / "frames" / VIDEO / f"{VIDEO}_7.jpg").read_bytes() == FRAMES[7]
     assert (tmp_path / "archives").is_dir() == keep
@@ -317,7 +317,7 @@ def test_more_frames_later_come_from_the_kept_archive(site: Site, tmp_path: Path
 def test_boxes_are_fetched_from_their_archive(site: Site, tmp_path: Path) -> None:
     listing = publish(site)
     Fetcher(tmp_path, "boxes", transfer()).fetch(PLAN, archive_of("boxes", VIDEO, listing))
-    assert len(list((tmp_path / "boxes" / f"{VIDEO}_annotations").iterdir())) == 8
+    assert len(list((tmp_path / "boxes" / f"{VIDEO}_annotations").glob("[!.]*"))) == 8
 
 
 def test_a_damaged_archive_leaves_no_frames(site: Site, tmp_path: Path) -> None:
@@ -408,4 +408,4 @@ def test_sixteen_frames_extend_the_plan(site: Site, tmp_path: Path) -> None:
         app, ["fetch", "frames", str(data), "--frames", "16", "--listing", site.url + "/listing"]
     )
     assert run.exit_code == 0, run.output
-    assert len(list((data / "frames" / VIDEO).iterdir())) == 16
+    assert len(list((data / "frames" / VIDEO).glob("[!.]*"))) == 16

@@ -129,11 +129,11 @@ def _object(line: bytes, number: int, found: Annotations) -> dict[str, Any] | No
 def _sample(row: dict[str, Any], number: int, found: Annotations, taxonomy: Taxonomy) -> Sample | None:
     name = row.get("question_type")
     if isinstance(name, str) and name not in taxonomy.types:
-        found.unknown_types[name] += 1
+        found.unknown_types[_writable(name)] += 1
         return None
     short = row.get("short_answer")
     if isinstance(name, str) and isinstance(short, str) and not _known(taxonomy, name, short):
-        found.unknown_answers[name, short] += 1
+        found.unknown_answers[name, _writable(short)] += 1
         return None
     try:
         sample = parse_row(row, f"line {number}", template_of(row, found.path, taxonomy), taxonomy)
@@ -146,6 +146,11 @@ def _sample(row: dict[str, Any], number: int, found: Annotations, taxonomy: Taxo
         found.unknown_answers[sample.question_type, sample.answer] += 1
         return None
     return sample
+
+
+def _writable(text: str) -> str:
+    """JSON can spell half a surrogate pair, which no file can hold."""
+    return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _known(taxonomy: Taxonomy, name: str, short: str) -> bool:

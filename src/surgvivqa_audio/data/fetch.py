@@ -22,6 +22,7 @@ from surgvivqa_audio.data.archives import frame_number
 from surgvivqa_audio.data.boxes import MAX_XML_BYTES, parse_boxes
 from surgvivqa_audio.data.images import MAX_IMAGE_BYTES, SUFFIXES, check_video_id, load_image
 from surgvivqa_audio.data.plan import VideoPlan, human_bytes
+from surgvivqa_audio.data.presence import enter
 from surgvivqa_audio.data.transfer import BlockReader, Source, Transfer, check_sums, check_url
 from surgvivqa_audio.errors import BadImage, FetchError
 from surgvivqa_audio.files import sha256_file, write_bytes, write_json
@@ -128,11 +129,10 @@ class Fetcher:
         if not wanted:
             return Fetched(plan.video_id, 0, present, [], 0)
         self._check_disk(source, len(wanted) / max(plan.available or len(plan.numbers), 1))
-        self.progress(f"{source.name}: {len(wanted)} of {human_bytes(source.size or 0)}")
-        if self.keep_archives:
-            written, transferred = self._from_kept(plan.video_id, source, wanted)
-        else:
-            written, transferred = self._from_stream(plan.video_id, source, wanted)
+        self.progress(f"{source.name}: {len(wanted)} {self.kind} of {human_bytes(source.size or 0)}")
+        bring = self._from_kept if self.keep_archives else self._from_stream
+        with enter(self.folder / self.target(plan.video_id, 0).parent.name):
+            written, transferred = bring(plan.video_id, source, wanted)
         absent = sorted(set(wanted) - written)
         write_json(
             self.state_path(plan.video_id),

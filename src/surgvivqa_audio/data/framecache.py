@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from surgvivqa_audio.data.images import check_video_id, load_image
+from surgvivqa_audio.data.presence import enter
 from surgvivqa_audio.errors import BadImage, ConfigError, MissingFrame
 from surgvivqa_audio.files import sha256_bytes, write_bytes, write_json
 from surgvivqa_audio.sample import FrameStore, Image, Sample
@@ -74,9 +75,10 @@ class FrameCache:
                 ) from error
             if stored != self._settings:
                 raise ConfigError(f"{path}: the cache has other settings ({stored}); choose another folder")
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: not empty and not a cache; choose another folder")
-        else:
+        self._presence = enter(self.folder)
+        if not path.is_file():
             write_json(path, self._settings)
 
     @property
