@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from surgvivqa_audio.answering.base import Answer, Option, Query
+from surgvivqa_audio.answering.base import Answer, Clip, Option, Query
 from surgvivqa_audio.errors import ConfigError, MissingFrame, SurgVivqaError
 from surgvivqa_audio.evaluation.controls import CONTROLS, Planner, change_audio, change_frames, generator
+from surgvivqa_audio.evaluation.leak import text_leak
 from surgvivqa_audio.evaluation.loop import Settings, Sources, run_eval, select, sidecar
 from surgvivqa_audio.evaluation.reference import reference_answers, run_reference
 from surgvivqa_audio.sample import Sample
@@ -281,13 +282,27 @@ def test_typed_question_reaches_only_systems_that_read(tmp_path: Path) -> None:
         run(tmp_path, reader, limit=2, control="noise-10")
 
 
+def test_text_leak_detector() -> None:
+    class Peeker(Listener):
+        def _one(self, query: Query) -> Answer:
+            answer = super()._one(query)
+            return answer if query.text is None else replace(answer, confidence=0.1)
+
+    clip = Clip((np.zeros((2, 2, 3), np.uint8),), 1.0)
+    queries = [
+        Query(key=str(number), clip=clip, audio=speak(make_samples()[number], "")) for number in range(3)
+    ]
+    assert text_leak(Listener(), queries) == []
+    assert text_leak(Peeker(), queries) == ["0", "1", "2"]
+
+
 def test_floors_as_rows(tmp_path: Path) -> None:
     samples = make_samples(videos=1, clips=3, kinds=("scope_motion",))  # yes, no, yes
     other = make_samples(videos=2, clips=1, kinds=("scope_motion",))  # yes in both videos
     assert reference_answers("constant", samples, None) == ["yes", "yes", "yes"]
     assert reference_answers("majority", samples, other) == ["yes", "yes", "yes"]
-    assert reference_answers("majority", samples, None) == [None, None, None]
-    assert reference_answers("majority", other, None) == ["yes", "yes"]
+    assert reference_answers("majority", samples, None) == ["yes", "yes", "yes"]
+    assert reference_answers("majority", samples, make_samples(1, 1, ("scope_outside",))) == [None] * 3
     assert reference_answers("nearest", samples, None) == ["no", "yes", "no"]
     assert reference_answers("nearest", samples, other) == ["yes", "yes", "yes"]
     with pytest.raises(ConfigError, match="unknown floor"):

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,11 +16,13 @@ from surgvivqa_audio.errors import BadAnnotation, ConfigError
 from surgvivqa_audio.evaluation.diff import diff_lines, diff_runs
 from surgvivqa_audio.evaluation.document import Case, Document, Paragraph, Picture, Table
 from surgvivqa_audio.evaluation.explain import explain
-from surgvivqa_audio.evaluation.figures import run_figures, wording_flips
+from surgvivqa_audio.evaluation.figures import _balanced, run_figures, wording_flips
 from surgvivqa_audio.evaluation.gallery import worst
+from surgvivqa_audio.evaluation.merge import merge_shards
 from surgvivqa_audio.evaluation.report import ReportOptions, make_report
 from surgvivqa_audio.evaluation.runs import compare, load_run
 from surgvivqa_audio.files import write_jsonl
+from surgvivqa_audio.scoring.score import balanced
 from surgvivqa_audio.taxonomy import load_taxonomy
 
 TAXONOMY = load_taxonomy()
@@ -146,6 +149,14 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
     assert refused["confusion"]["lighting_mode"] == {"NBI": {"unanswerable": 60}}
 
 
+def test_fast_balanced_accuracy_is_the_scorers(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 0.6)
+    chosen = np.array([*range(0, 200, 3), 7, 7, 7, 230])
+    expected = balanced([run.rows[at] for at in chosen], [run.correct[at] for at in chosen])
+    assert _balanced(run)(chosen) == pytest.approx(expected, abs=1e-12)
+    assert _balanced(run)(np.array([3])) in (0.0, 1.0)
+
+
 def test_word_error_rate_of_transcripts(tmp_path: Path) -> None:
     rows = make_rows(1.0, system="asr")[
         :2
@@ -191,7 +202,12 @@ def test_compare_names_rows_and_tests_them(tmp_path: Path) -> None:
 
 def test_report_is_complete_and_labelled(tmp_path: Path) -> None:
     main = write(tmp_path, "audio.jsonl", make_rows(0.8))
+    outside = make_rows(0.9, say="refuse")[:20]
+    for number, row in enumerate(outside):
+        row |= {"key": f"out/sim-0/{number}/out_of_scope-{number}", "question_type": "out_of_scope"}
+        row |= {"short_answer": "unanswerable", "ground_truth": TAXONOMY.refusal.sentence}
     files = [
+        write(tmp_path, "outside.jsonl", outside),
         main,
         write(tmp_path, "text.jsonl", make_rows(0.7, system="text", seed=5)),
         write(tmp_path, "in.jsonl", make_rows(0.85, template="in", seed=6)),
@@ -209,6 +225,9 @@ def test_report_is_complete_and_labelled(tmp_path: Path) -> None:
         ("audio out", "text out"), ("audio out", "majority out"), ("text out", "majority out"),
     }  # fmt: skip
     assert [flip["pairs"] for flip in report["wordings"]] == [240]
+    refusal = next(entry for entry in report["refusals"] if entry["out_of_scope_rows"])
+    refused = sum(row["abstained"] for row in outside)
+    assert (refusal["run"], refusal["refused"]) == ("audio out out of scope", refused)
     assert report["calibration"]["temperature"] is not None
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert written == {
@@ -234,6 +253,26 @@ def test_report_needs_a_system_and_the_base_of_a_control(tmp_path: Path) -> None
     blank = write(tmp_path, "blank.jsonl", make_rows(0.4, control="blank", system="text"))
     with pytest.raises(ConfigError, match="control blank needs the run of text without it"):
         make_report([main, blank], tmp_path / "r", TAXONOMY, ReportOptions(rounds=5, plots=False))
+
+
+def test_runs_of_one_system_are_told_apart_by_file(tmp_path: Path) -> None:
+    files = [write(tmp_path, f"{name}.jsonl", make_rows(0.8)) for name in ("small", "large")]
+    report = make_report(files, tmp_path / "r", TAXONOMY, ReportOptions(rounds=5, plots=False, cases=0))
+    assert list(report["runs"]) == ["audio out (small)", "audio out (large)"]
+
+
+def test_shards_merge_into_one_file(tmp_path: Path) -> None:
+    rows = make_rows(0.8)
+    first, second = write(tmp_path, "0.jsonl", rows[:100]), write(tmp_path, "1.jsonl", rows[100:])
+    merged = merge_shards([first, second], tmp_path / "all.jsonl", TAXONOMY)
+    assert [row["key"] for row in merged] == [row["key"] for row in rows]
+    assert load_run(tmp_path / "all.jsonl", TAXONOMY).score["rows"] == 240
+    with pytest.raises(BadAnnotation, match="already in"):
+        merge_shards([first, first], tmp_path / "x.jsonl", TAXONOMY)
+    other = write(tmp_path, "2.jsonl", make_rows(0.8, system="text")[100:])
+    with pytest.raises(BadAnnotation, match="different runs"):
+        merge_shards([first, other], tmp_path / "x.jsonl", TAXONOMY)
+    assert not (tmp_path / "x.jsonl").exists()
 
 
 def test_gallery_takes_failed_rows_first_and_types_in_turn(tmp_path: Path) -> None:

@@ -113,6 +113,19 @@ def score(
 
 
 @app.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="Prediction files of the shards of one run.")],
+    out: Annotated[Path, typer.Option(help="The whole run.")],
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Join the prediction files of a sharded run."""
+    from surgvivqa_audio.evaluation.merge import merge_shards
+
+    rows = merge_shards(shards, out, _taxonomy(taxonomy))
+    typer.echo(f"wrote {len(rows)} rows to {out}")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Prediction file A.")],
     second: Annotated[Path, typer.Argument(help="Prediction file B.")],

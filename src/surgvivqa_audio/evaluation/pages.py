@@ -229,12 +229,16 @@ def _refusals(report: dict[str, Any]) -> Table:
         [
             one["run"],
             str(one["out_of_scope_rows"]),
-            f"{one['refused']} of {one['unanswerable_rows']}",
-            f"{one['false_refusals']} of {one['answerable_rows']}",
+            _of(one["refused"], one["unanswerable_rows"]),
+            _of(one["false_refusals"], one["answerable_rows"]),
         ]
         for one in report["refusals"]
     ]
     return Table(["run", "out-of-scope questions", "refused rightly", "refused by mistake"], rows)
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({percent(part / whole)} %)" if whole else "-"
 
 
 def _confusion(report: dict[str, Any]) -> list[Table]:

@@ -25,18 +25,16 @@ def reference_answers(
 ) -> list[str | None]:
     """Short answers of a floor for each sample, None where it has nothing to say.
 
-    ``majority`` takes the training rows, or without them the rows of the other procedures.
-    ``nearest`` copies from the training rows, or without them from the other clips of the file.
-    ``constant`` is the best constant per type of the file itself, with or without training rows.
+    ``majority`` counts the training rows, or without them the rows themselves, as the floor of a score
+    does. ``nearest`` copies from the training rows, or without them from the other clips of the file.
+    ``constant`` is the best constant per type of the rows themselves, with or without training rows.
 
     Raises:
         ConfigError: not the name of a floor.
     """
-    if name == "constant":
-        best = majority(samples)
-        return [best[sample.question_type] for sample in samples]
-    if name == "majority":
-        return _majority(samples, train)
+    if name in ("constant", "majority"):
+        known = majority(train if train is not None and name == "majority" else samples)
+        return [known.get(sample.question_type) for sample in samples]
     if name == "nearest":
         if train is not None:
             return nearest(samples, train)
@@ -57,15 +55,6 @@ def _nearest_other(samples: Sequence[Sample]) -> list[str | None]:
     return answers
 
 
-def _majority(samples: Sequence[Sample], train: Sequence[Sample] | None) -> list[str | None]:
-    if train is not None:
-        known = majority(train)
-        return [known.get(sample.question_type) for sample in samples]
-    videos = dict.fromkeys(sample.video_id for sample in samples)
-    others = {video: majority([sample for sample in samples if sample.video_id != video]) for video in videos}
-    return [others[sample.video_id].get(sample.question_type) for sample in samples]
-
-
 def run_reference(
     name: str,
     samples: Sequence[Sample],
@@ -76,7 +65,7 @@ def run_reference(
 ) -> list[dict[str, Any]]:
     """Write the prediction rows of a floor, in the same form as those of a system."""
     out = Path(out)
-    source = "train" if train is not None else "self" if name == "constant" else "leave-one-out"
+    source = "train" if train is not None and name != "constant" else "self"
     config = {"system": name, "control": None, "floor_source": source}
     record = run_record(seed=None, config=config, data_files=data_files)
     rows = [

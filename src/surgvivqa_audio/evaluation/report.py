@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ def make_report(
     """
     options = options or ReportOptions()
     train = None if options.train is None else read_samples(options.train, taxonomy)
-    runs = [load_run(path, taxonomy, train) for path in predictions]
-    main = next((run for run in runs if not run.control and run.system not in REFERENCES), None)
+    runs = _distinct([load_run(path, taxonomy, train) for path in predictions])
+    main = next(
+        (run for run in runs if not run.control and not run.outside and run.system not in REFERENCES), None
+    )
     if main is None:
         raise ConfigError("a report needs at least one run of a system without a control")
     held = None
@@ -73,6 +76,12 @@ def make_report(
     return report
 
 
+def _distinct(runs: Sequence[Run]) -> list[Run]:
+    """Add the file name to runs that would otherwise carry the same name."""
+    counts = Counter(run.name for run in runs)
+    return [replace(run, label=run.path.stem) if counts[run.name] > 1 else run for run in runs]
+
+
 def _figures(
     runs: Sequence[Run], main: Run, held: Run | None, taxonomy: Taxonomy, options: ReportOptions
 ) -> dict[str, Any]:
@@ -89,7 +98,9 @@ def _figures(
             wording_flips(first, second)
             for first in plain
             for second in plain
-            if first.system == second.system and (first.template, second.template) == ("in", "out")
+            if first.system == second.system
+            and (first.template, second.template) == ("in", "out")
+            and not (first.outside or second.outside)
         ],
         "calibration": _calibration(main, held, taxonomy),
         "refusals": _refusals(plain, taxonomy),
@@ -125,7 +136,8 @@ def _controls(runs: Sequence[Run], taxonomy: Taxonomy) -> list[dict[str, Any]]:
             (
                 one
                 for one in runs
-                if not one.control and (one.system, one.template) == (run.system, run.template)
+                if not (one.control or one.outside)
+                and (one.system, one.template) == (run.system, run.template)
             ),
             None,
         )

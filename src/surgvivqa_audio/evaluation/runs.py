@@ -9,7 +9,7 @@ from typing import Any
 
 from surgvivqa_audio.errors import BadAnnotation
 from surgvivqa_audio.sample import Sample
-from surgvivqa_audio.scoring.parse import AnswerParser, Label
+from surgvivqa_audio.scoring.parse import OUT_OF_SCOPE, AnswerParser, Label
 from surgvivqa_audio.scoring.rows import Prediction, read_predictions
 from surgvivqa_audio.scoring.score import judge, score_rows
 from surgvivqa_audio.scoring.statistics import Paired, mcnemar
@@ -30,12 +30,19 @@ class Run:
     labels: tuple[Label | None, ...]
     correct: tuple[bool, ...]
     score: dict[str, Any]
+    label: str = ""  # tells two runs of the same system apart
 
     @property
     def name(self) -> str:
         """System, wording and control, for tables."""
         parts = [self.system, self.template, f"[{self.control}]" if self.control else ""]
+        parts += ["out of scope" if self.outside else "", f"({self.label})" if self.label else ""]
         return " ".join(part for part in parts if part)
+
+    @property
+    def outside(self) -> bool:
+        """Whether it asks only what no clip answers."""
+        return all(row.question_type == OUT_OF_SCOPE for row in self.rows)
 
     @property
     def simulated(self) -> bool:
