@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.training.asr import AsrConfig, run_asr
+from surgvivqa_audio.training.bundle import BundleRecipe, run_bundle
 from surgvivqa_audio.training.finetune import SpokenRecipe, run_spoken
 from surgvivqa_audio.training.stages import Progress, VlmRecipe, run_vlm
 
@@ -19,6 +20,7 @@ _STAGES: dict[str, type[BaseModel]] = {
     "vlm": VlmRecipe,
     "align": SpokenRecipe,
     "finetune": SpokenRecipe,
+    "bundle": BundleRecipe,
 }
 
 
@@ -80,4 +82,6 @@ def run_recipe(
         return run_vlm(recipe, out, resume, progress)
     if isinstance(recipe, SpokenRecipe):
         return run_spoken(recipe, out, progress)
+    if isinstance(recipe, BundleRecipe):
+        return run_bundle(recipe, out)
     raise ConfigError(f"no stage runs a {type(recipe).__name__}")

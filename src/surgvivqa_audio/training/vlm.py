@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -212,8 +213,8 @@ class VlmTrainer:
             self.step += 1
             record = {
                 "step": self.step,
-                "answers": round(float(answers), 4),
-                "tokens": round(float(tokens), 4),
+                "answers": round(answers.item(), 4),
+                "tokens": round(tokens.item(), 4),
                 "seconds_per_step": round((monotonic() - started) / (self.step - first), 3),
             }
             if self.step % 10 == 0:
@@ -244,8 +245,6 @@ class VlmTrainer:
         found = sorted((self.out / "checkpoint").glob("step-*.safetensors"))
         if not found:
             return False
-        from safetensors import safe_open
-
         with safe_open(found[-1], framework="pt") as handle:
             state = json.loads(handle.metadata()["state"])
         tensors = load_file(found[-1])
