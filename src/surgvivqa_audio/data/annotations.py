@@ -117,6 +117,9 @@ def _content(path: Path) -> bytes:
 def _object(line: bytes, number: int, found: Annotations) -> dict[str, Any] | None:
     try:
         row = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:
+            # JSON can spell half a surrogate pair, which no file can hold.
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         found.problems.append(f"line {number}: not valid JSON ({error})")
         return None
@@ -129,11 +132,11 @@ def _object(line: bytes, number: int, found: Annotations) -> dict[str, Any] | No
 def _sample(row: dict[str, Any], number: int, found: Annotations, taxonomy: Taxonomy) -> Sample | None:
     name = row.get("question_type")
     if isinstance(name, str) and name not in taxonomy.types:
-        found.unknown_types[_writable(name)] += 1
+        found.unknown_types[name[:MAX_TEXT]] += 1
         return None
     short = row.get("short_answer")
     if isinstance(name, str) and isinstance(short, str) and not _known(taxonomy, name, short):
-        found.unknown_answers[name, _writable(short)] += 1
+        found.unknown_answers[name, short[:MAX_TEXT]] += 1
         return None
     try:
         sample = parse_row(row, f"line {number}", template_of(row, found.path, taxonomy), taxonomy)
@@ -143,14 +146,9 @@ def _sample(row: dict[str, Any], number: int, found: Annotations, taxonomy: Taxo
         return None
     expected = _sentence(taxonomy, sample)
     if sample.answer != expected:
-        found.unknown_answers[sample.question_type, sample.answer] += 1
+        found.unknown_answers[sample.question_type, sample.answer[:MAX_TEXT]] += 1
         return None
     return sample
-
-
-def _writable(text: str) -> str:
-    """JSON can spell half a surrogate pair, which no file can hold."""
-    return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _known(taxonomy: Taxonomy, name: str, short: str) -> bool:
