@@ -114,7 +114,7 @@ def test_the_store_gives_the_frames_of_a_clip() -> None:
     assert store.has("sim-000007", spec.frame_numbers[0])
     assert not store.has("sim-000007", spec.frame_numbers[0] + 1)
     assert not store.has("002-003", 4)
-    with pytest.raises(MissingFrame, match="frame 1 "):
+    with pytest.raises(MissingFrame, match="frame 1;"):
         store.read("sim-000007", 1)
 
 

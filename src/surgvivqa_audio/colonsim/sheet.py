@@ -23,7 +23,7 @@ def contact_sheet(out: Path, seed: int = 0, size: int = 144, columns: int = 6, q
     sheet = Image.new("RGB", (columns * wide, -(-len(pairs) // columns) * high), (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
     for number, want in enumerate(pairs):
-        spec = Procedure(seed * 1000 + number).clip(number % 7, frames=2, want=want)
+        spec = Procedure(seed * 1000 + number % 12).clip(number, frames=2, want=want)
         left, top = number % columns * wide, number // columns * high
         frames = render(spec, size).frames
         sheet.paste(Image.fromarray(np.concatenate([frames[0], frames[-1]], axis=1)), (left, top + _LABEL))
