@@ -191,8 +191,12 @@ def check_fetched(folder: Path, server: Server, keep: bool) -> bool:
     for number in NUMBERS:
         assert files[f"{VIDEO}_{number}.jpg"].read_bytes() == FRAMES[number]
     if keep and len(present) < len(NUMBERS):
-        # Bytes of a kept archive are asked for once: the transfer goes on where the file ends.
-        assert server.starts == ([] if whole or had == len(server.content) else [had])
+        # Bytes of a kept archive are asked for once: the transfer goes on where the file ends. The dead
+        # child's own request (from 0) may still wait in the server's queue and be seen only now.
+        ours = [start for start in server.starts if start or not had]
+        complete = whole or had == len(server.content)
+        assert set(ours) <= {had}, (had, server.starts)
+        assert complete or ours, (had, server.starts)
     return len(present) < len(NUMBERS)
 
 
