@@ -186,6 +186,8 @@ def save_whisper(
     whisper.save_pretrained(staged)
     tokenizer.save_pretrained(staged)
     extractor.save_pretrained(staged)
+    for path in staged.iterdir():
+        path.chmod(0o644)  # safetensors leaves the weights readable by their owner only
     if folder.exists():
         folder.rename(old)
     staged.rename(folder)
