@@ -17,6 +17,7 @@ from surgvivqa_audio.evaluation.calibration import (
     conformal_sets,
     conformal_threshold,
     expected_calibration_error,
+    fit_decision,
     fit_temperature,
     outcomes,
     reliability,
@@ -119,6 +120,26 @@ def test_temperature_keeps_the_order_and_sums_to_one() -> None:
     assert confidences([outcome([1.0])], 5.0).tolist() == [1.0]
 
 
+def test_unwritten_options_share_the_rest() -> None:
+    row = Outcome((OPTIONS[0], OTHER), np.array([0.6, 0.4]), OPTIONS[1], "v", unlisted=4)
+    assert row.tempered(1.0).tolist() == pytest.approx([0.6, 0.4])
+    full = np.sqrt([0.6, 0.1, 0.1, 0.1, 0.1])  # what all five options would give at temperature 2
+    assert row.tempered(2.0)[0] == pytest.approx(full[0] / full.sum())
+    assert conformal_threshold([row] * 9, 1.0) == pytest.approx(0.9)  # the gold option has a quarter of 0.4
+    assert conformal_sets([row], 1.0, 0.95) == [(OPTIONS[0], OTHER)]
+    assert conformal_sets([row], 1.0, 0.5) == [(OPTIONS[0],)]
+
+
+def test_decision_keeps_false_refusals_within_the_budget() -> None:
+    rows = drawn(1000, 2.0, 6)
+    decision = fit_decision(rows, "unanswerable", 0.05)
+    tempered = confidences(rows, decision["temperature"])
+    assert (tempered < decision["abstain_below"]).sum() == 50
+    refusal = ("", "unanswerable")
+    refused = [Outcome((refusal, OTHER), np.array([0.9, 0.1]), OPTIONS[0], "v")] * 60
+    assert fit_decision([*rows, *refused], "unanswerable", 0.05)["abstain_below"] == 0.0
+
+
 def test_outcomes_of_prediction_rows() -> None:
     taxonomy = load_taxonomy()
     base = {
@@ -134,10 +155,11 @@ def test_outcomes_of_prediction_rows() -> None:
         base | {"error": "failed", "options": [["scope_motion", "yes", 1.0]]},
         base,
     ]
-    found = outcomes([parse_prediction(row, "here", taxonomy) for row in rows], "unanswerable")
+    found = outcomes([parse_prediction(row, "here", taxonomy) for row in rows], taxonomy)
     assert [row.correct for row in found] == [True, True]
     assert found[0].probabilities.tolist() == pytest.approx([0.7, 0.2, 0.1])
     assert found[0].video == "sim-1"
+    assert found[0].unlisted == len(taxonomy.sentences()) - 2
     broken = parse_prediction(base | {"options": [["yes", 0.7]]}, "here", taxonomy)
     with pytest.raises(BadAnnotation, match="options"):
-        outcomes([broken], "unanswerable")
+        outcomes([broken], taxonomy)

@@ -142,6 +142,7 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
         "Movement": 120, "Instruments": 60, "Operation notes": 60,
     }  # fmt: skip
     assert figures["by_answer_kind"]["yes/no"]["rows"] == 60
+    assert figures["by_domain"]["Movement"]["floor"] == 0.5
     assert figures["latency_ms"]["p50"] == 12.0
     assert figures["confusion"]["lighting_mode"] == {"NBI": {"NBI": 60}}
     refused = run_figures(run_of(tmp_path, 1.0, say="refuse"), TAXONOMY, rounds=50)

@@ -168,6 +168,20 @@ def test_floor_from_training_rows_and_types_they_lack() -> None:
     assert result["floor_unknown_types"] == ["scope_outside"]
 
 
+def test_nearest_clip_floor_needs_keys_and_shared_procedures() -> None:
+    train = [sample("scope_motion", "yes", 100), sample("scope_motion", "no", 200)]
+
+    def floor(key: str) -> Any:
+        return score_rows(predictions(row("scope_motion", "no", "x", key=key)), TAXONOMY, train)[
+            "floor_nearest"
+        ]
+
+    assert floor("in/v1/170/scope_motion") == 1.0
+    assert floor("in/v1/120/scope_motion") == 0.0
+    assert floor("in/v2/170/scope_motion") is None
+    assert floor("") is None
+
+
 def test_ceilings_of_the_gold_sentences() -> None:
     rows = predictions(
         row("lesion_size_range", "<5", "x"), row("fluid_occlusion_level", "complete", "x"),

@@ -59,13 +59,14 @@ def run(
     build = _build_system(model)
     done = run_request(request, known, build, _progress)
     failed = [row for row in done if row["error"]]
-    typer.echo("\n".join(score_lines(str(out), score_file(out, known, train))))
+    result = score_file(out, known, train)
+    typer.echo("\n".join(score_lines(str(out), result)))
     for row in failed[:3]:
         typer.echo(f"failed: {row['key']}: {row['error']}", err=True)
     if failed:
         typer.echo(f"{len(failed)} of {len(done)} rows failed and count as wrong", err=True)
     if json_file is not None:
-        write_json(json_file, {str(out): score_file(out, known, train)})
+        write_json(json_file, {str(out): result})
 
 
 def _build_system(model: Path | None) -> Any:
@@ -110,6 +111,21 @@ def score(
         typer.echo("\n".join(score_lines(str(path), results[str(path)])))
     if json_file is not None:
         write_json(json_file, results)
+
+
+@app.command()
+def calibrate(
+    predictions: Annotated[Path, typer.Argument(help="Predictions on the eval split, at temperature 1.")],
+    model: Annotated[Path, typer.Option(help="Model folder that gets decision.json.")],
+    stage: Annotated[str, typer.Option(help="tuned or base.")] = "tuned",
+    max_false_refusals: Annotated[float, typer.Option(help="Share of answerable questions.")] = 0.03,
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Fit temperature and abstention threshold on the eval split and keep them beside the weights."""
+    from surgvivqa_audio.evaluation.decide import write_decision
+
+    fields = write_decision(predictions, model, stage, max_false_refusals, _taxonomy(taxonomy))
+    typer.echo(f"{stage}: " + ", ".join(f"{name} {value:.4f}" for name, value in fields.items()))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from surgvivqa_audio.errors import BadAnnotation
 from surgvivqa_audio.scoring.rows import Prediction
+from surgvivqa_audio.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
 
@@ -32,6 +33,7 @@ class Outcome:
     probabilities: Array
     gold: tuple[str, str]
     video: str
+    unlisted: int = 1  # how many options the last probability is shared by, taken as equally likely
 
     @property
     def best(self) -> tuple[str, str]:
@@ -44,19 +46,23 @@ class Outcome:
         return self.best == self.gold
 
     def tempered(self, temperature: float) -> Array:
-        """Probabilities after dividing their logarithms by ``temperature``, (n,)."""
-        logits = np.log(np.maximum(self.probabilities, _TINY)) / temperature
-        logits = np.where(self.probabilities > 0, logits, -np.inf)
+        """Probabilities after dividing their logarithms by ``temperature``, (n,); last: the rest together."""
+        each = self.probabilities.copy()
+        each[-1] /= max(self.unlisted, 1)
+        logits = np.log(np.maximum(each, _TINY)) / temperature
+        logits = np.where(each > 0, logits, -np.inf)
         weights = np.exp(logits - logits.max())
+        weights[-1] *= self.unlisted
         return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def outcomes(rows: Sequence[Prediction], refusal: str) -> list[Outcome]:
+def outcomes(rows: Sequence[Prediction], taxonomy: Taxonomy) -> list[Outcome]:
     """The rows that carry option probabilities; rows with an error or without options are left out.
 
     Raises:
         BadAnnotation: an option is not ``[type, short answer, probability]``.
     """
+    refusal, total = taxonomy.refusal.short, len(taxonomy.sentences())
     found = []
     for row in rows:
         options = (row.extra or {}).get("options")
@@ -71,7 +77,9 @@ def outcomes(rows: Sequence[Prediction], refusal: str) -> list[Outcome]:
             ) from error
         rest = max(0.0, 1.0 - float(known.sum()))
         gold = ("" if row.short_answer == refusal else row.question_type, row.short_answer)
-        found.append(Outcome((*labels, _OTHER), np.append(known, rest), gold, row.video))
+        unlisted = max(total - len(labels), 0)
+        mass = np.append(known, rest if unlisted else 0.0)
+        found.append(Outcome((*labels, _OTHER), mass, gold, row.video, unlisted))
     return found
 
 
@@ -91,7 +99,10 @@ def fit_temperature(rows: Sequence[Outcome]) -> float:
 
     def loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        gold = [float(row.tempered(temperature)[at]) for row, at in zip(rows, positions, strict=True)]
+        gold = [
+            float(row.tempered(temperature)[at]) / (1 if at >= 0 else max(row.unlisted, 1))
+            for row, at in zip(rows, positions, strict=True)
+        ]
         return -float(np.mean(np.log(np.maximum(gold, _TINY))))
 
     return math.exp(float(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x))
@@ -158,18 +169,16 @@ def conformal_sets(
 ) -> list[tuple[tuple[str, str], ...]]:
     """For each row the options that cannot be ruled out; "(other)" stands for all that are not written."""
     return [
-        tuple(
-            label
-            for label, probability in zip(row.labels, row.tempered(temperature), strict=True)
-            if 1.0 - probability <= threshold
-        )
+        tuple(label for label in row.labels if 1.0 - _probability(row, label, temperature) <= threshold)
         for row in rows
     ]
 
 
 def _probability(row: Outcome, label: tuple[str, str], temperature: float) -> float:
+    """Of one option; of one that is not written, an equal part of the rest."""
     at = row.labels.index(label) if label in row.labels else -1
-    return float(row.tempered(temperature)[at])
+    probability = float(row.tempered(temperature)[at])
+    return probability / max(row.unlisted, 1) if row.labels[at] == _OTHER else probability
 
 
 def calibrate(
@@ -192,12 +201,34 @@ def calibrate(
             "target": 1 - alpha,
             "threshold": threshold,
             "coverage": float(np.mean(covered)),
-            "mean_set_size": float(np.mean([len(found) for found in sets])),
+            "mean_set_size": float(
+                np.mean(
+                    [
+                        len(found) + (row.unlisted - 1) * (_OTHER in found)
+                        for row, found in zip(test, sets, strict=True)
+                    ]
+                )
+            ),
             "empty_sets": sum(not found for found in sets),
             "coverage_by_procedure": _by_video(test, covered),
             "holds_for": "procedures exchangeable with those of the eval split",
         }
     return result
+
+
+def fit_decision(rows: Sequence[Outcome], refusal: str, max_false_refusals: float = 0.03) -> dict[str, float]:
+    """Temperature, and the confidence below which to abstain, from rows of the eval split.
+
+    The rows must have been predicted at temperature 1. The threshold is the highest at which at most
+    ``max_false_refusals`` of the answerable rows are refused, outright refusals included.
+    """
+    temperature = fit_temperature(rows)
+    answerable = [row for row in rows if row.gold != ("", refusal)]
+    refused = sum(row.best == ("", refusal) for row in answerable)
+    kept = np.sort(confidences([row for row in answerable if row.best != ("", refusal)], temperature))
+    budget = math.floor(max_false_refusals * len(answerable)) - refused
+    threshold = float(kept[min(budget, len(kept) - 1)]) if budget > 0 and len(kept) else 0.0
+    return {"temperature": temperature, "abstain_below": threshold}
 
 
 def _figures(confidence: Array, correct: Array) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgvivqa_audio.evaluation.runs import Comparison, Run, compare
+from surgvivqa_audio.scoring.floors import hits
 from surgvivqa_audio.scoring.intervals import wilson
 from surgvivqa_audio.scoring.score import balanced
 from surgvivqa_audio.scoring.statistics import cluster_bootstrap, confusion, flips, holm, macro_f1
@@ -134,6 +135,7 @@ def _groups(run: Run, name: Callable[[int], str]) -> dict[str, dict[str, Any]]:
             "rows": len(numbers),
             "closed_set": sum(run.correct[at] for at in numbers) / len(numbers),
             "balanced": balanced([run.rows[at] for at in numbers], [run.correct[at] for at in numbers]),
+            "floor": hits([run.rows[at] for at in numbers], run.score["floor_answers"]) / len(numbers),
             "ci95": list(wilson(sum(run.correct[at] for at in numbers), len(numbers))),
         }
         for group, numbers in members.items()

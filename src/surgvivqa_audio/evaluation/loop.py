@@ -35,7 +35,7 @@ Wording = Callable[[Sample, str], str]  # (sample, variant) -> question as typed
 Progress = Callable[[int, int], None]
 
 _NO_FRAMES = Clip((), 1.0)
-_SMALLEST_PROBABILITY = 1e-5  # options below it are not written
+_SMALLEST_PROBABILITY = 1e-6  # options below it are not written
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def _systems(report: dict[str, Any]) -> Table:
                 percent(run["macro_f1"]),
                 f"{percent(run['floor'])} ({run['floor_source']})",
                 percent(run["floor_best_constant"]),
+                percent(run["floor_nearest"]) if run.get("floor_nearest") is not None else "n/a",
                 f"{percent(subset['closed_set'])} / {percent(subset['floor'])} (n = {subset['rows']})"
                 if subset["rows"]
                 else "-",
@@ -71,22 +72,35 @@ def _systems(report: dict[str, Any]) -> Table:
         )
     return Table(
         ["system", "n", "failed", "right % [95 %]", "95 % over procedures", "balanced %", "macro-F1",
-         "floor %", "best constant %", "informative types: right / floor %", "ms p50 / p95"],
+         "floor %", "best constant %", "nearest clip %", "informative types: right / floor %",
+         "ms p50 / p95"],
         rows,
         "Right: the closed-set rule. Floor: majority answer per type of the training rows, or the best "
-        "constant per type of the rows themselves (self). Failed rows count as wrong.",
+        "constant per type of the rows themselves (self). Nearest clip: copied "
+        "from the nearest training clip in time, where procedures are shared. Failed rows count as wrong.",
     )  # fmt: skip
 
 
 def _rules(report: dict[str, Any]) -> Table:
     names = ("closed_set", "substring", "loose", "k_acc", "bleu4", "precision4", "rouge_l")
     rows = [
-        [name + _label(run), str(run["rows"])]
+        [name + _label(run), str(run["rows"]), percent(run["floor"])]
         + [f"{percent(run[rule])} of {percent(run['ceilings'][rule])}" for rule in names]
         for name, run in report["runs"].items()
     ]
     return Table(
-        ["system", "n", "closed set", "substring", "loose", "K-ACC", "BLEU-4", "4-gram precision", "ROUGE-L"],
+        [
+            "system",
+            "n",
+            "floor %",
+            "closed set",
+            "substring",
+            "loose",
+            "K-ACC",
+            "BLEU-4",
+            "4-gram precision",
+            "ROUGE-L",
+        ],
         rows,
         "The same answers under other rules; 'of' gives what the gold sentences themselves score. Substring "
         "is the predecessor's rule, loose that of its baselines (an empty answer counts), K-ACC the paper's.",
@@ -158,7 +172,7 @@ def _groups(report: dict[str, Any]) -> list[Table]:
             for name, one in run.get(field, {}).items()
         ]
         if rows:
-            tables.append(Table([title, "n", "right %", "95 %", "balanced %"], rows))
+            tables.append(Table([title, "n", "right %", "balanced %", "floor %", "95 %"], rows))
     return tables
 
 

@@ -148,10 +148,10 @@ def _controls(runs: Sequence[Run], taxonomy: Taxonomy) -> list[dict[str, Any]]:
 
 
 def _calibration(main: Run, held: Run | None, taxonomy: Taxonomy) -> dict[str, Any] | None:
-    test = outcomes(main.rows, taxonomy.refusal.short)
+    test = outcomes(main.rows, taxonomy)
     if not test:
         return None
-    return calibrate(test, outcomes(held.rows, taxonomy.refusal.short) if held else None)
+    return calibrate(test, outcomes(held.rows, taxonomy) if held else None)
 
 
 def _refusals(runs: Sequence[Run], taxonomy: Taxonomy) -> list[dict[str, Any]]:

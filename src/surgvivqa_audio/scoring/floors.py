@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from surgvivqa_audio.sample import Sample
-
 
 class Labelled(Protocol):
     """Anything with a question type and a gold short answer."""
@@ -16,6 +14,15 @@ class Labelled(Protocol):
     def question_type(self) -> str: ...
     @property
     def short_answer(self) -> str: ...
+
+
+class Placed(Labelled, Protocol):
+    """A labelled row whose clip has a place in time."""
+
+    @property
+    def video_id(self) -> str: ...
+    @property
+    def first_frame(self) -> int: ...
 
 
 def majority(rows: Iterable[Labelled]) -> dict[str, str]:
@@ -31,13 +38,13 @@ def hits(rows: Iterable[Labelled], constant: Mapping[str, str]) -> int:
     return sum(constant.get(row.question_type) == row.short_answer for row in rows)
 
 
-def nearest(rows: Sequence[Sample], train: Sequence[Sample]) -> list[str | None]:
+def nearest(rows: Sequence[Placed], train: Sequence[Placed]) -> list[str | None]:
     """For each row, the answer of the nearest training clip in time: same type, same video.
 
     Ties go to the earlier clip. None where the training rows hold no clip of that type and video,
     so on a held-out video this floor answers nothing.
     """
-    known: dict[tuple[str, str], list[Sample]] = {}
+    known: dict[tuple[str, str], list[Placed]] = {}
     for sample in train:
         known.setdefault((sample.video_id, sample.question_type), []).append(sample)
     answers: list[str | None] = []

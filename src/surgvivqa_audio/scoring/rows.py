@@ -34,6 +34,17 @@ class Prediction:
     extra: dict[str, Any] | None = None
 
     @property
+    def video_id(self) -> str:
+        """As :attr:`video`; the name that samples use."""
+        return self.video
+
+    @property
+    def first_frame(self) -> int:
+        """First frame of the clip, from the key; -1 when the row has none."""
+        parts = self.key.split("/")
+        return int(parts[2]) if len(parts) == 4 and parts[2].isdecimal() else -1
+
+    @property
     def video(self) -> str:
         """The procedure, from the key; empty when the row has none."""
         parts = self.key.split("/")

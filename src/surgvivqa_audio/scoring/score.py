@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa_audio.sample import Sample, read_samples
-from surgvivqa_audio.scoring.floors import hits, majority
+from surgvivqa_audio.scoring.floors import hits, majority, nearest
 from surgvivqa_audio.scoring.intervals import wilson
 from surgvivqa_audio.scoring.parse import SCORER_VERSION, AnswerParser, Label
 from surgvivqa_audio.scoring.rows import Prediction, read_predictions
@@ -73,7 +73,8 @@ def score_rows(
     """All figures of one prediction file, as shares of rows (0..1).
 
     ``floor`` is the training majority per type (``floor_source`` "train"), or without ``train`` the
-    best constant per type of these rows themselves ("self"). ``ceilings`` holds what the gold
+    best constant per type of these rows themselves ("self"); ``floor_nearest`` copies the nearest training
+    clip and is None where procedures are not shared or rows have no key. ``ceilings`` holds what the gold
     sentences score under each rule.
     """
     parser = AnswerParser(taxonomy)
@@ -84,8 +85,10 @@ def score_rows(
     result["ci95"] = list(wilson(sum(correct), len(rows)))
     result["floor"] = hits(rows, constant) / len(rows)
     result["floor_source"] = "self" if train is None else "train"
+    result["floor_answers"] = constant
     result["floor_best_constant"] = hits(rows, majority(rows)) / len(rows)
     if train is not None:
+        result["floor_nearest"] = _nearest(rows, train)
         result["floor_unknown_types"] = sorted({row.question_type for row in rows} - constant.keys())
     result["unparsed"] = sum(parser.parse(row.predicted, row.question_type) is None for row in rows)
     result["informative"] = informative(rows)
@@ -114,6 +117,16 @@ def score_file(path: str | Path, taxonomy: Taxonomy, train: str | Path | None = 
     result["rows_without_key"] = len(unkeyed)
     result["ambiguous_ids"] = len(unkeyed) - len(set(unkeyed))
     return result
+
+
+def _nearest(rows: Sequence[Prediction], train: Sequence[Sample]) -> float | None:
+    """Share right of copying the nearest training clip in time; None where nothing can be copied."""
+    if any(row.first_frame < 0 for row in rows):
+        return None
+    copied = nearest(rows, train)
+    if not any(copied):
+        return None
+    return sum(answer == row.short_answer for answer, row in zip(copied, rows, strict=True)) / len(rows)
 
 
 def _as_gold(row: Prediction) -> Prediction:
