@@ -9,6 +9,7 @@ import torch
 from tiny_graft import FAMILIES, IDS, pad_rows, tiny_graft, vision_rows
 from transformers import DynamicCache, StaticCache
 
+from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.patches import fast_vision
 
@@ -96,6 +97,7 @@ def _spoken(family: str, seconds: list[int]) -> tuple[dict[str, Any], list[list[
     vision = {
         "pixel_values_videos": torch.cat(patches),
         "video_grid_thw": torch.tensor([[2, 4, 4]] * len(rows)),
+        "second_per_grid_ts": torch.full((len(rows),), 0.32),
     }
     return {**audio, **vision}, rows
 
@@ -116,6 +118,7 @@ def test_a_batch_of_spoken_questions_equals_each_alone(family: str, side: str) -
             audio_lengths=torch.tensor([length]),
             pixel_values_videos=inputs["pixel_values_videos"].chunk(3)[index],
             video_grid_thw=inputs["video_grid_thw"][index : index + 1],
+            second_per_grid_ts=inputs["second_per_grid_ts"][index : index + 1],
         ).logits[0]
         valid = together["attention_mask"][index].bool()
         assert float((logits[index][valid] - alone).abs().max()) <= TOLERANCE
@@ -205,3 +208,5 @@ def test_second_per_grid_of_a_clip_reaches_the_positions_of_qwen2_5() -> None:
     # start token, three slices two positions apart (4 per second x 0.5 s), end token after the largest
     assert positions[0, 0].tolist() == [0, 1, 3, 5, 2]
     assert int(after[0]) == 6
+    with pytest.raises(ModelError, match="second_per_grid_ts"):
+        model.positions(batch["input_ids"], batch["mm_token_type_ids"], video_grid_thw=grid)

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.model.families import get_family
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 LAYOUTS = ("stream", "seed")
 
 
@@ -42,11 +42,8 @@ class AudioGraftConfig(PretrainedConfig):  # type: ignore[misc]
             audio_config = WhisperConfig(**audio_config)
         if layout not in LAYOUTS:
             raise ConfigError(f"layout '{layout}' is unknown; use one of {', '.join(LAYOUTS)}")
-        if vlm_config is not None and vlm_config.model_type not in FAMILIES:
-            raise ConfigError(
-                f"vision-language family '{vlm_config.model_type}' is not supported; "
-                f"use one of {', '.join(FAMILIES)}"
-            )
+        if vlm_config is not None:
+            get_family(vlm_config.model_type)
         self.vlm_config = vlm_config
         self.audio_config = audio_config
         self.audio_token_id = audio_token_id

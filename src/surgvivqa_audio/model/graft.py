@@ -18,6 +18,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.encoder import encode_audio, stack_frames
+from surgvivqa_audio.model.families import get_family
 from surgvivqa_audio.model.fusion import splice_audio
 from surgvivqa_audio.model.packing import additive_mask, packed_mask, packed_positions
 from surgvivqa_audio.model.projector import build_projector, match_embedding_scale
@@ -96,7 +97,7 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
 
         ``grids`` are ``image_grid_thw``, ``video_grid_thw`` and, for Qwen2.5-VL, ``second_per_grid_ts``.
         """
-        given = {name: value for name, value in grids.items() if value is not None}
+        given = get_family(self.config.vlm_config.model_type).position_arguments(grids)
         positions, deltas = self.vlm.model.get_rope_index(
             input_ids, mm_token_type_ids=mm_token_type_ids, attention_mask=attention_mask, **given
         )

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, WhisperConfig, WhisperForConditionalGeneration
@@ -18,6 +24,7 @@ from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.patches import fast_vision
 
 ADAPTER = "adapter"
+ADAPTER_FILE = "adapter_model.safetensors"
 DECODER = "decoder.safetensors"
 Stage = Literal["base", "tuned"]
 
@@ -62,11 +69,16 @@ def _stock(kind: Any, source: str | Path) -> Any:
         )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{source}: cannot be loaded ({error})") from error
-    _complete(source, report)
+    complete(source, report)
     return loaded
 
 
-def _complete(source: str | Path, report: dict[str, Any]) -> None:
+def complete(source: str | Path, report: dict[str, Any]) -> None:
+    """Turn transformers' loading report into an error.
+
+    Raises:
+        ModelError: a key is missing, left over or of the wrong shape.
+    """
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report.get(kind, ()))
         if keys:
@@ -103,11 +115,17 @@ def load_graft(
         )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded ({error})") from error
-    _complete(folder, report)
+    complete(folder, report)
     if stage == "tuned":
         model = load_adapter(model, folder / ADAPTER, merge=merge)
     fast_vision(model.vlm)
     return model.eval()
+
+
+def _same_keys(source: Path, expected: set[str], found: set[str]) -> None:
+    for kind, keys in (("unexpected", found - expected), ("missing", expected - found)):
+        if keys:
+            raise ModelError(f"{source}: {len(keys)} {kind} keys: {', '.join(sorted(keys)[:3])}")
 
 
 def load_adapter(model: AudioGraft, folder: Path, *, merge: bool) -> Any:
@@ -119,17 +137,13 @@ def load_adapter(model: AudioGraft, folder: Path, *, merge: bool) -> Any:
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: no adapter_config.json; fine-tune first, or load stage 'base'")
     try:
-        tuned = PeftModel.from_pretrained(model, str(folder))
-        report = tuned.load_adapter(str(folder), "check", is_trainable=False)
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        tuned = get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+        state = load_file(folder / ADAPTER_FILE)
+        expected = set(get_peft_model_state_dict(tuned))
+        _same_keys(folder, expected, set(state))
+        set_peft_model_state_dict(tuned, state)
+    except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded ({error})") from error
-    if report.unexpected_keys:
-        raise ModelError(f"{folder}: unexpected keys: {', '.join(sorted(report.unexpected_keys)[:3])}")
-    missing = [key for key in report.missing_keys if ".check." in key]
-    if missing:
-        raise ModelError(f"{folder}: missing keys: {', '.join(sorted(missing)[:3])}")
-    tuned.delete_adapter("check")
-    tuned.set_adapter("default")
     return tuned.merge_and_unload() if merge else tuned
 
 

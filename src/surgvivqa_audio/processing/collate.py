@@ -11,6 +11,8 @@ from torch import Tensor
 from surgvivqa_audio.model.graft import IGNORE
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.processing.processor import Example
+from surgvivqa_audio.processing.seed import ImageInputs
+from surgvivqa_audio.processing.video import VideoInputs
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> Tensor:
@@ -39,7 +41,8 @@ def collate(
 
     Returns:
         ``input_ids``, ``mm_token_type_ids``, ``attention_mask`` or ``segments`` and ``labels``, all (b, s);
-        ``pixel_values_videos``, ``video_grid_thw`` (b, 3); ``input_features`` (n, m, t), ``audio_lengths``.
+        ``pixel_values_videos``, ``video_grid_thw`` (b, 3), ``second_per_grid_ts`` (b,), or in the seed layout
+        ``pixel_values``, ``image_grid_thw`` (pictures, 3); ``input_features`` (n, m, t), ``audio_lengths``.
     """
     batch: dict[str, Tensor] = {
         "input_ids": _pad([example.ids for example in examples], pad_id, side),
@@ -51,10 +54,15 @@ def collate(
         batch["attention_mask"] = _pad([[1] * len(example.ids) for example in examples], 0, side)
     if labels:
         batch["labels"] = _pad([example.labels for example in examples], IGNORE, side)
-    videos = [example.video for example in examples if example.video is not None]
+    videos = [example.video for example in examples if isinstance(example.video, VideoInputs)]
     if videos:
         batch["pixel_values_videos"] = torch.cat([torch.from_numpy(video.pixels) for video in videos])
         batch["video_grid_thw"] = torch.tensor([video.grid for video in videos])
+        batch["second_per_grid_ts"] = torch.tensor([video.seconds_per_grid for video in videos])
+    images = [example.video for example in examples if isinstance(example.video, ImageInputs)]
+    if images:
+        batch["pixel_values"] = torch.cat([torch.from_numpy(image.pixels) for image in images])
+        batch["image_grid_thw"] = torch.tensor([grid for image in images for grid in image.grids])
     mels = [mel for example in examples for mel in example.mels]
     if mels:
         batch["input_features"], batch["audio_lengths"] = batch_mels(mels)

@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from transformers import ProcessorMixin
 
 from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.model.config import LAYOUTS
 from surgvivqa_audio.model.encoder import audio_token_count
+from surgvivqa_audio.model.families import get_family
+from surgvivqa_audio.model.families.base import CLIP_MEAN, CLIP_STD
 from surgvivqa_audio.model.graft import IGNORE
 from surgvivqa_audio.processing.features import log_mel
 from surgvivqa_audio.processing.prompts import INSTRUCTION, SYSTEM, QuestionMode, special_tokens
-from surgvivqa_audio.processing.video import CLIP_MEAN, CLIP_STD, Geometry, VideoInputs, video_inputs
+from surgvivqa_audio.processing.seed import ImageInputs, pad_to_limit, seed_images, seed_prompt_ids
+from surgvivqa_audio.processing.video import Geometry, VideoInputs, video_inputs
 from surgvivqa_audio.sample import Image
 
 Mel = NDArray[np.float32]
-_VIDEO_TYPE = 2  # transformers' mm_token_type_ids: 0 text (and our audio), 1 image, 2 video
+ClipInputs = VideoInputs | ImageInputs
+_IMAGE_TYPE, _VIDEO_TYPE = 1, 2  # transformers' mm_token_type_ids; 0 is text, and our audio
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,22 @@ class Example:
     labels: list[int]
     segments: list[int]
     types: list[int]
-    video: VideoInputs | None
+    video: ClipInputs | None
     mels: list[Mel] = field(default_factory=list)
 
 
 class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
-    """The only place that knows prompts, special tokens and lengths."""
+    """The only place that knows prompts, special tokens and lengths.
 
+    ``family`` is the vision-language model's type. ``layout`` is ``stream``, or ``seed`` for the
+    predecessor's checkpoints, which fix ``audio_token_id``; see ``processing/seed.py``.
+    """
+
+    # No keyword-only marker here: ProcessorMixin.from_pretrained drops keyword-only arguments silently.
     def __init__(
         self,
         feature_extractor: Any = None,
         tokenizer: Any = None,
-        *,
         patch: int = 14,
         merge: int = 2,
         temporal: int = 2,
@@ -65,13 +74,20 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         stack: int = 4,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        family: str = "qwen2_vl",
+        layout: str = "stream",
+        audio_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if layout not in LAYOUTS:
+            raise ConfigError(f"layout '{layout}' is unknown; use one of {', '.join(LAYOUTS)}")
+        get_family(family)
+        self.family, self.layout, self.audio_token_id = family, layout, audio_token_id
         self.patch, self.merge, self.temporal = patch, merge, temporal
         self.max_side, self.stack = max_side, stack
         self.mean, self.std = list(mean), list(std)
         super().__init__(feature_extractor, tokenizer, **kwargs)
-        self.special = special_tokens(tokenizer)
+        self.special = special_tokens(tokenizer, audio_token_id)
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: without the ids, which are read from the tokenizer again."""
@@ -89,22 +105,36 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         """Ids of plain text; a special token written in it stays text."""
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
-    def clip(self, frames: Sequence[Image], fps: float) -> VideoInputs:
+    def clip(self, frames: Sequence[Image], fps: float) -> ClipInputs:
         """Frames (f of (h, w, 3)) at ``fps`` -> patches and grid. Raises BadImage."""
+        if self.layout == "seed":
+            return seed_images(frames, self.geometry)
         return video_inputs(frames, fps, self.geometry)
 
     def mel(self, wave: NDArray[np.float32]) -> Mel:
-        """Mono 16 kHz -> log-mel (m, t) at the true length. Raises BadAudio."""
+        """Mono 16 kHz -> log-mel (m, t) at the true length (seed layout: 30 s). Raises BadAudio."""
+        if self.layout == "seed":
+            wave = pad_to_limit(wave)
         return log_mel(self.feature_extractor, wave)
 
-    def prefix_ids(self, video: VideoInputs | None) -> list[int]:
-        """[system][video][instruction]: what is known before the question."""
+    def prefix_ids(self, video: ClipInputs | None) -> list[int]:
+        """[system][video][instruction]: what is known before the question.
+
+        Raises:
+            ConfigError: the seed layout, where nothing is known before the audio.
+        """
+        if self.layout == "seed" or isinstance(video, ImageInputs):
+            raise ConfigError(
+                "the seed layout puts audio first; no part of it can be prepared before a question"
+            )
         special = self.special
         ids = [special.im_start, *self.text_ids(f"system\n{SYSTEM}"), special.im_end, *self.text_ids("\n")]
         ids += [special.im_start, *self.text_ids("user\n")]
         if video is not None:
-            count = video.token_count(self.merge)
-            ids += [special.vision_start, *[special.video_pad] * count, special.vision_end]
+            tokens = video.grid[1] * video.grid[2] // self.merge**2
+            for stamp, count in get_family(self.family).clip_runs(video.stamps, tokens):
+                ids += self.text_ids(stamp) if stamp else []
+                ids += [special.vision_start, *[special.video_pad] * count, special.vision_end]
         return ids + self.text_ids(INSTRUCTION)
 
     def question_ids(self, question: Spoken) -> list[int]:
@@ -123,11 +153,16 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         """The sentence and the end token: exactly what is supervised."""
         return [*self.text_ids(sentence), self.special.im_end]
 
-    def encode(self, video: VideoInputs | None, questions: Sequence[Spoken]) -> Example:
+    def encode(self, video: ClipInputs | None, questions: Sequence[Spoken]) -> Example:
         """One clip and one or more questions about it -> one row.
 
         A question without ``answer`` ends at the assistant header, ready to be answered.
+
+        Raises:
+            ConfigError: the seed layout with anything but one question.
         """
+        if self.layout == "seed":
+            return self._encode_seed(video, questions)
         ids = self.prefix_ids(video)
         labels, segments = [IGNORE] * len(ids), [0] * len(ids)
         mels: list[Mel] = []
@@ -141,3 +176,17 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
                 mels.append(question.mel)
         types = [_VIDEO_TYPE if token == self.special.video_pad else 0 for token in ids]
         return Example(ids, labels, segments, types, video, mels)
+
+    def _encode_seed(self, images: ClipInputs | None, questions: Sequence[Spoken]) -> Example:
+        if len(questions) != 1 or isinstance(images, VideoInputs):
+            raise ConfigError("the seed layout takes one question about separate pictures")
+        question = questions[0]
+        grids = () if images is None else images.grids
+        counts = [grid[1] * grid[2] // self.merge**2 for grid in grids]
+        ids = seed_prompt_ids(self.tokenizer, self.special, counts, question.mode, question.text)
+        answer = [] if question.answer is None else self.answer_ids(question.answer)
+        labels = [IGNORE] * len(ids) + answer
+        ids += answer
+        types = [_IMAGE_TYPE if token == self.special.image_pad else 0 for token in ids]
+        mels = [] if question.mel is None else [question.mel]
+        return Example(ids, labels, [0] * len(ids), types, images, mels)

@@ -18,7 +18,7 @@ INSTRUCTION = "Answer the question."
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens, read from the tokenizer."""
+    """Ids of the special tokens, read from the tokenizer; -1 for a mark the seed layout does without."""
 
     im_start: int
     im_end: int
@@ -46,13 +46,24 @@ _TOKENS = {
 }
 
 
-def special_tokens(tokenizer: Any) -> SpecialTokens:
+AUDIO_TOKENS = tuple(_TOKENS[name] for name in ("audio_bos", "audio", "audio_eos"))
+
+
+def special_tokens(tokenizer: Any, audio_token_id: int | None = None) -> SpecialTokens:
     """Look every special token up.
+
+    Args:
+        tokenizer: its vocabulary is searched.
+        audio_token_id: the placeholder's id where the checkpoint fixes it (seed layout); the tokenizer then
+            need not know the audio tokens.
 
     Raises:
         ModelError: the tokenizer lacks one; names it.
     """
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = dict(tokenizer.get_vocab())
+    if audio_token_id is not None:
+        vocabulary = dict.fromkeys(AUDIO_TOKENS, -1) | vocabulary
+        vocabulary[_TOKENS["audio"]] = audio_token_id
     missing = [token for token in _TOKENS.values() if token not in vocabulary]
     if missing:
         raise ModelError(

@@ -15,11 +15,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from surgvivqa_audio.errors import BadImage
+from surgvivqa_audio.model.families.base import CLIP_MEAN, CLIP_STD
 from surgvivqa_audio.sample import Image
-
-# Mean and standard deviation of CLIP's training images, which the Qwen-VL processors use.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """``pixels`` float32 (t * h * w, channels * temporal * patch * patch); ``grid`` (t, h, w) in patches."""
+    """``pixels`` float32 (t * h * w, channels * temporal * patch * patch); ``grid`` (t, h, w) in patches.
+
+    ``stamps``: the middle of every temporal slice, in seconds since the first frame.
+    """
 
     pixels: NDArray[np.float32]
     grid: tuple[int, int, int]
     seconds_per_grid: float
+    stamps: tuple[float, ...] = ()
 
     def token_count(self, merge: int) -> int:
         """Visual tokens after merging."""
@@ -87,7 +88,10 @@ def video_inputs(frames: Sequence[Image], fps: float, geometry: Geometry) -> Vid
     missing = -len(frames) % geometry.temporal
     if missing:
         clip = np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)])
-    return VideoInputs(*_patches(clip, geometry), geometry.temporal / fps)
+    last = len(frames) - 1
+    starts = range(0, len(frames), geometry.temporal)
+    stamps = tuple((start + min(start + geometry.temporal - 1, last)) / 2 / fps for start in starts)
+    return VideoInputs(*_patches(clip, geometry), geometry.temporal / fps, stamps)
 
 
 def _patches(
