@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from surgvivqa_audio.errors import BadAnnotation
 from surgvivqa_audio.scoring.rows import Prediction
@@ -96,14 +97,21 @@ def fit_temperature(rows: Sequence[Outcome]) -> float:
     if not rows:
         return 1.0
     positions = [row.labels.index(row.gold) if row.gold in row.labels else -1 for row in rows]
+    width = max(len(row.labels) for row in rows)
+    each = np.zeros((len(rows), width))
+    copies = np.ones((len(rows), width))
+    for number, row in enumerate(rows):  # the rest last, whatever the number of options before it
+        count = len(row.labels) - 1
+        each[number, :count] = row.probabilities[:count]
+        each[number, -1] = row.probabilities[-1] / max(row.unlisted, 1)
+        copies[number, -1] = max(row.unlisted, 1)
+    gold = each[np.arange(len(rows)), positions]
+    logits = np.where(each > 0, np.log(np.maximum(each, _TINY)), -np.inf)
 
     def loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        gold = [
-            float(row.tempered(temperature)[at]) / (1 if at >= 0 else max(row.unlisted, 1))
-            for row, at in zip(rows, positions, strict=True)
-        ]
-        return -float(np.mean(np.log(np.maximum(gold, _TINY))))
+        scaled = np.log(np.maximum(gold, _TINY)) / temperature
+        return float(np.mean(logsumexp(logits / temperature, axis=1, b=copies) - scaled))
 
     return math.exp(float(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x))
 

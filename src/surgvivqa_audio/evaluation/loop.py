@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
@@ -185,10 +186,13 @@ class _Runner:
                 raise  # a run that cannot be made, not a row that failed
             except SurgVivqaError as error:
                 outcomes[at] = f"{type(error).__name__}: {error}"
-        for at, outcome in zip(places, self._answers(queries), strict=True):
+        start = perf_counter()
+        answers = self._answers(queries)
+        wall_ms = (perf_counter() - start) * 1e3 / max(len(queries), 1)
+        for at, outcome in zip(places, answers, strict=True):
             outcomes[at] = outcome
         return [
-            self._row(sample, plan, outcome)
+            self._row(sample, plan, outcome) | {"wall_ms": round(wall_ms, 3)}
             for sample, plan, outcome in zip(samples, plans, outcomes, strict=True)
         ]
 
