@@ -22,6 +22,8 @@ from surgvivqa_audio.data.plan import VideoPlan
 from surgvivqa_audio.data.transfer import Source, Transfer, check_url
 from surgvivqa_audio.errors import FetchError
 
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real-colon-vqa"
+
 
 @dataclass
 class Site:
@@ -409,3 +411,37 @@ def test_sixteen_frames_extend_the_plan(site: Site, tmp_path: Path) -> None:
     )
     assert run.exit_code == 0, run.output
     assert len(list((data / "frames" / VIDEO).glob("[!.]*"))) == 16
+
+
+def test_annotations_from_a_folder_must_be_the_pinned_version(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["fetch", "annotations", str(tmp_path / "D")])
+    assert "--source is needed" in str(run.exception)
+    source_folder = data_folder(tmp_path)
+    run = CliRunner().invoke(
+        app, ["fetch", "annotations", str(tmp_path / "D"), "--source", str(source_folder)]
+    )
+    assert "the pinned version has c31b799d121b2de0" in str(run.exception)
+    assert not (tmp_path / "D" / "in_template.jsonl").exists()
+
+
+def test_annotations_from_a_server_must_be_the_pinned_version(site: Site, tmp_path: Path) -> None:
+    site.files["/a/in_template.jsonl"] = b"{}"
+    run = CliRunner().invoke(app, ["fetch", "annotations", str(tmp_path / "D"), "--source", site.url + "/a"])
+    assert "in_template.jsonl: SHA-256" in str(run.exception)
+    assert not (tmp_path / "D" / "in_template.jsonl").exists()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (REAL / "in_template.jsonl").is_file(), reason=f"{REAL} is absent")
+def test_the_published_out_file_is_made_from_the_in_file(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["fetch", "annotations", str(tmp_path / "D"), "--source", str(REAL)])
+    assert run.exit_code == 0, run.output
+    content = (tmp_path / "D" / "out_template.jsonl").read_bytes()
+    assert hashlib.sha256(content).hexdigest().startswith("ab90374a9b003e06")
+    plan = tmp_path / "plan.json"
+    run = CliRunner().invoke(app, ["fetch", "frames", str(tmp_path / "D"), "--dry-run", "--json", str(plan)])
+    assert run.exit_code == 0, run.output
+    assert run.output.startswith(
+        "to fetch: 34560 frames from 6 archives (sizes estimated); 65.5 GB to transfer"
+    )
+    assert json.loads(plan.read_text())["archives"]["002-006"] == "002-006_frames.tar.gz"

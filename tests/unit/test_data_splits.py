@@ -118,6 +118,14 @@ def test_a_type_with_two_clips_is_in_train_and_eval() -> None:
         assert {row.question_type for row in part} == {"nbi_status", "tool_identification"}
 
 
+def test_eval_is_never_empty_where_there_are_two_clips() -> None:
+    rows = [sample(0), sample(0, "scope_motion"), sample(500, "flush_action")]
+    split = leak_free_split(rows)
+    assert [row.key for row in split.eval] == ["in/a-1/500/flush_action"]
+    assert len(split.train) == 2
+    assert leak_free_split(rows[:2]).eval == []
+
+
 def test_folds_hold_out_each_video() -> None:
     rows = [sample(first, video=video) for video in ("a-1", "a-2", "a-3") for first in range(0, 2000, 50)]
     made = folds(rows)

@@ -105,9 +105,14 @@ def fetch_members(kind: Literal["frames", "boxes"], options: FetchOptions, taxon
 
     plans = _plans(options, taxonomy)
     transfer = _transfer(options)
-    fetcher = Fetcher(options.data, kind, transfer, options.keep_archives, typer.echo)
+    fetcher = Fetcher(options.data, kind, transfer, options.keep_archives)
     open_plans = [plan for plan in plans if fetcher.missing(plan)]
-    report: dict[str, Any] = {"kind": kind, "videos": {plan.video_id: list(plan.numbers) for plan in plans}}
+    ending = {"frames": "_frames.tar.gz", "boxes": "_annotations.tar.gz"}[kind]
+    report: dict[str, Any] = {
+        "kind": kind,
+        "archives": {plan.video_id: plan.video_id + ending for plan in plans},
+        "videos": {plan.video_id: list(plan.numbers) for plan in plans},
+    }
     sources: dict[str, Source] = {}
     if open_plans and not options.dry_run:
         listing = read_listing(transfer, options.listing or LISTING)
@@ -116,7 +121,10 @@ def fetch_members(kind: Literal["frames", "boxes"], options: FetchOptions, taxon
     results = []
     if not options.dry_run:
         for plan in open_plans:
-            done = fetcher.fetch(plan, sources[plan.video_id])
+            source = sources[plan.video_id]
+            with typer.progressbar(length=source.size or 1, label=source.name) as bar:
+                transfer.report = bar.update
+                done = fetcher.fetch(plan, source)
             results.append(asdict(done))
             typer.echo(f"{plan.video_id}: {done.written} written, {done.present} were there")
         typer.echo(f"{options.data}: complete for {sum(len(plan.numbers) for plan in plans)} {kind}")

@@ -136,6 +136,9 @@ def leak_free_split(
     wanted = {stratum: count * eval_fraction for stratum, count in total.items()}
     chosen = _deal(groups, wanted)
     _cover_types(groups, chosen)
+    if not any(chosen) and len(groups) > 1:
+        # So few clips that none brings eval nearer to its fraction: the smallest one is better than none.
+        chosen[min(range(len(groups)), key=lambda place: (len(groups[place]), place))] = True
     train = [row for group, taken in zip(groups, chosen, strict=True) if not taken for row in group]
     evaluation = [row for group, taken in zip(groups, chosen, strict=True) if taken for row in group]
     order = {sample.key: place for place, sample in enumerate(rest)}

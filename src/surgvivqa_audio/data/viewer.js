@@ -82,7 +82,8 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (["SELECT", "AUDIO", "BUTTON", "SUMMARY"].includes(event.target.tagName) && event.key.length === 1) return;
+    // A list and the sound player have keys of their own.
+    if (["SELECT", "AUDIO"].includes(event.target.tagName)) return;
     const row = shown[place];
     const actions = {
       j: () => show(place + 1),
@@ -94,10 +95,8 @@
       p: () => row && play(row),
       s: () => { const audio = row && row.querySelector("audio"); if (audio) { audio.currentTime = 0; audio.play(); } },
     };
-    if (event.target.tagName !== "SELECT") {
-      actions.ArrowRight = actions.j;
-      actions.ArrowLeft = actions.k;
-    }
+    actions.ArrowRight = actions.j;
+    actions.ArrowLeft = actions.k;
     if (actions[event.key]) {
       event.preventDefault();
       actions[event.key]();
