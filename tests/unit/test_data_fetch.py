@@ -329,6 +329,18 @@ def test_a_damaged_archive_leaves_no_frames(site: Site, tmp_path: Path) -> None:
     assert list((tmp_path / "frames").rglob("*.jpg")) == []
 
 
+def test_hostile_members_are_not_written(site: Site, tmp_path: Path) -> None:
+    content = archive(
+        {"../../002-001_7.png.jpg": FRAMES[1], "/etc/002-002_3.jpg": FRAMES[1], "x/002-001_3.jpg": b"no"}
+    )
+    site.files["/x"] = content
+    hostile = Source("x.tar.gz", site.url + "/x", len(content), hashlib.md5(content).hexdigest())
+    data = tmp_path / "data"
+    with pytest.raises(FetchError, match="not a complete JPEG"):
+        Fetcher(data, "frames", transfer()).fetch(VideoPlan(VIDEO, (3, 7), 60), hostile)
+    assert list(tmp_path.rglob("*.jpg")) == []
+
+
 def test_a_frame_that_the_archive_lacks_is_an_error(site: Site, tmp_path: Path) -> None:
     listing = publish(site)
     plan = VideoPlan(VIDEO, (59, 60, 61, 62), None)

@@ -156,6 +156,23 @@ def test_archive_folder_and_ffv1_give_identical_pixels(tmp_path: Path) -> None:
             assert np.array_equal(read("002-001", number), picture(number))
 
 
+def test_frames_of_another_procedure_are_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "a_frames.tar.gz"
+    names = [
+        "a_frames/b_1.jpg",
+        "a_frames/xa_2.jpg",
+        "a_frames/a_3_4.jpg",
+        "a_frames/a_5.jpg",
+        "a_frames/6.jpg",
+    ]
+    write_tar(path, {name: encode(picture(1)) for name in names})
+    assert ArchiveStore(path, "a").numbers() == [5, 6]
+    (tmp_path / "a").mkdir()
+    for name in names:
+        (tmp_path / "a" / Path(name).name).write_bytes(encode(picture(1)))
+    assert FolderStore(tmp_path).numbers("a") == [5, 6]
+
+
 def test_archive_index_is_stored_and_rebuilt(tmp_path: Path) -> None:
     path = tmp_path / "v_frames.tar.gz"
     write_tar(path, {"v_frames/v_3.jpg": encode(picture(3)), "v_frames/note.txt": b"x"})

@@ -25,7 +25,7 @@ from surgvivqa_audio.sample import Image
 CHECKPOINT_BYTES = 32 * 1024 * 1024
 MAX_MEMBERS = 2_000_000
 _CHUNK = 1 << 18
-_NUMBER = re.compile(r"(?:.*_)?(\d{1,9})$")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class GzipReader(io.RawIOBase):
@@ -116,13 +116,13 @@ class GzipReader(io.RawIOBase):
         return part
 
 
-def frame_number(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> int | None:
-    """Frame number of ``…/VVV_n.jpg`` or ``…/n.jpg``; None for any other file name."""
+def frame_number(name: str, video_id: str, suffixes: tuple[str, ...] = SUFFIXES) -> int | None:
+    """Frame number of ``…/VVV_n.jpg`` or ``…/n.jpg``; None for any other name, also of another procedure."""
     path = Path(name)
-    match = _NUMBER.fullmatch(path.stem)
-    if path.suffix.lower() not in suffixes or path.name.startswith(".") or match is None:
+    match = _NUMBER.fullmatch(path.stem.removeprefix(f"{video_id}_"))
+    if path.suffix.lower() not in suffixes or match is None:
         return None
-    return int(match.group(1))
+    return int(match.group())
 
 
 class ArchiveStore:
@@ -213,7 +213,7 @@ class ArchiveStore:
                 for count, member in enumerate(archive):
                     if count >= MAX_MEMBERS:
                         raise BadImage(f"{self.path}: more than {MAX_MEMBERS} members; not a frame archive")
-                    number = frame_number(member.name)
+                    number = frame_number(member.name, self.video_id)
                     if member.isreg() and not member.issparse() and number is not None:
                         if number in table:
                             raise BadImage(f"{self.path}: frame {number} occurs twice ({member.name})")

@@ -207,7 +207,7 @@ class Fetcher:
                 tarfile.open(fileobj=unpacked, mode="r|") as archive,
             ):
                 for member in archive:
-                    number = frame_number(member.name, suffixes)
+                    number = frame_number(member.name, video_id, suffixes)
                     if number not in left or not member.isreg() or member.issparse():
                         continue
                     self._write(video_id, number, member, archive)

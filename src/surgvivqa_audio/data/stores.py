@@ -97,8 +97,8 @@ class FolderStore:
     def _list(folder: Path, video_id: str, bare: bool) -> dict[int, Path]:
         found: dict[int, Path] = {}
         for path in folder.iterdir():
-            number = frame_number(path.name)
-            if number is None or not (path.stem.startswith(f"{video_id}_") or (bare and path.stem.isdigit())):
+            number = frame_number(path.name, video_id)
+            if number is None or (path.stem.isdigit() and not bare):
                 continue
             if number in found:
                 raise BadImage(f"{path} and {found[number].name} are the same frame; remove one of them")
