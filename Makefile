@@ -9,12 +9,13 @@ TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),cpu)
 READY = $(VENV)/.ready-$(TORCH)
 TORCH_PIN := $(shell grep '^torch==' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
+ASSETS := src/surgvivqa_audio/assets/nano
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Two busy processes with two threads each on two cores are many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration soak clean
+.PHONY: help setup demo test lint unit integration soak nano clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +40,16 @@ integration: $(READY) ## tests that need the nano model or several processes; re
 
 soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
 	$(BIN)/python tests/soak.py $(if $(ONLY),--only $(ONLY))
+
+# Finished stages are kept: a stage is done when its summary is there; a killed one goes on with --resume.
+nano: $(READY) ## train the nano model through every stage (about 2 hours on 2 cores)
+	@for stage in asr vlm align finetune; do \
+	  [ -f runs/nano/$$stage/summary.json ] || \
+	    $(BIN)/surgvivqa train recipes/nano/$$stage.yaml --resume || exit 1; \
+	done
+	rm -rf runs/nano/bundle
+	$(BIN)/surgvivqa train recipes/nano/bundle.yaml
+	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 
 import typer
@@ -45,8 +47,21 @@ def _root(
     pass
 
 
+def _calm_libraries() -> None:
+    """Set before any heavy import: no network, no telemetry, no progress bars of other libraries.
+
+    Hub ids work after ``export HF_HUB_OFFLINE=0``.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def main() -> None:
     """Entry point of the ``surgvivqa`` command."""
+    _calm_libraries()
     try:
         app()
     except SurgVivqaError as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.files import write_json
@@ -163,6 +163,7 @@ def run_spoken(recipe: SpokenRecipe, out: Path, progress: Progress | None = None
         optimizers=(optimizer, cosine_schedule(optimizer, recipe.steps)),
         callbacks=[JsonlLog(out / "log.jsonl", progress)],
     )
+    trainer.remove_callback(PrinterCallback)
     result = trainer.train()
     if not torch.isfinite(torch.tensor(result.training_loss)):
         raise ModelError(f"{out}: the training loss is not finite; lower lr_muon or lr_adamw")
