@@ -222,13 +222,16 @@ class TestPublishedFiles:
         assert sha256_bytes(published_bytes(chosen, real.rows)).startswith("c9dfd7bf571361e7")
         assert sha256_bytes(published_bytes(chosen, out_rows(real))).startswith("eac245c615ef6aca")
 
-    @pytest.mark.parametrize("gap", [0, 25])
+    @pytest.mark.parametrize("gap", [0, 50])
     def test_leak_free_split_of_the_real_file(self, real: Annotations, gap: int) -> None:
         report = split_report(leak_free_split(real.samples, ["002-004"], gap=gap), real, load_taxonomy(), {})
         assert report["shared_frames"] == {"train-eval": 0, "train-test": 0, "eval-test": 0}
         assert report["missing_types"] == {"train": [], "eval": [], "test": []}
         assert sum(report["counts"].values()) == 5200
-        assert 610 <= report["counts"]["eval"] <= 650
+        assert 610 <= report["counts"]["eval"] <= 670
+        nearest = report["floors"]["eval"]["nearest_in_time"]
+        # Two seconds between the sides take the copy of the nearest label below the majority of train.
+        assert (nearest < report["floors"]["eval"]["train_majority"]) == (gap == 50)
 
 
 def write_rows(path: Path, firsts: range) -> Path:
