@@ -111,7 +111,10 @@ def test_controls_in_words(tmp_path: Path) -> None:
     assert silent.startswith("needs the sound: yes, 100.0 % abstain")
     assert words(base, run_of(tmp_path, 0.9, control="silence")).startswith("needs the sound: no, 0.0 %")
     same = words(base, run_of(tmp_path, 0.9, control="swap-within"))
-    assert same.startswith("hears the question, not the recording: yes, 100.0 %")
+    assert same.startswith("does not hang on one recording: yes, 100.0 %")
+    mute = run_of(tmp_path, 1.0, say="refuse")
+    always = words(mute, run_of(tmp_path, 1.0, control="silence", say="refuse"))
+    assert always.startswith("needs the sound: cannot be said, 100.0 % abstain when nothing is said, 100.0 %")
 
 
 def test_picture_controls_in_words(tmp_path: Path) -> None:
@@ -124,6 +127,8 @@ def test_picture_controls_in_words(tmp_path: Path) -> None:
     assert frozen.startswith("uses motion, not one frame: yes, movement questions (n = 120)")
     noisy = words(base, run_of(tmp_path, 0.95, control="noise-5"))
     assert noisy.startswith("understands at 5 dB of noise: yes")
+    poor = words(run_of(tmp_path, 0.3), run_of(tmp_path, 0.3, control="noise-5"))
+    assert poor.startswith("understands at 5 dB of noise: cannot be said, it is not above its floor")
 
 
 def test_reversed_frames_turn_directions(tmp_path: Path) -> None:

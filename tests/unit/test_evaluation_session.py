@@ -153,6 +153,9 @@ def test_score_command_writes_the_agreed_object(folder: Path) -> None:
     assert CliRunner().invoke(evaluate.app, arguments).exit_code == 0
     scores = json.loads((folder / "s.json").read_text())
     assert list(scores) == [str(out)]
+    given = f"{folder}/./p.jsonl"  # keyed as given, not as normalised
+    assert CliRunner().invoke(evaluate.app, ["score", given, "--json", str(folder / "g.json")]).exit_code == 0
+    assert list(json.loads((folder / "g.json").read_text())) == [given]
     agreed = {
         "rows",
         "substring",

@@ -94,7 +94,7 @@ def _progress(done: int, total: int) -> None:
 
 @app.command()
 def score(
-    predictions: Annotated[list[Path], typer.Argument(help="Prediction files, ours or published ones.")],
+    predictions: Annotated[list[str], typer.Argument(help="Prediction files, ours or published ones.")],
     train: Annotated[Path | None, typer.Option(help="Training rows: the floor is their majority.")] = None,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
@@ -107,8 +107,8 @@ def score(
     known = _taxonomy(taxonomy)
     results: dict[str, Any] = {}
     for path in predictions:
-        results[str(path)] = score_file(path, known, train)
-        typer.echo("\n".join(score_lines(str(path), results[str(path)])))
+        results[path] = score_file(path, known, train)
+        typer.echo("\n".join(score_lines(path, results[path])))
     if json_file is not None:
         write_json(json_file, results)
 

@@ -42,13 +42,17 @@ def explain(base: Run, changed: Run, taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def _silence(base: Run, changed: Run, result: dict[str, Any]) -> str:
-    refused = _share(label is not None and label.question_type == "" for label in changed.labels)
-    result["refused"] = refused
-    verdict = _verdict(refused)
+    refused, before = _refused(changed), _refused(base)
+    result["refused"], result["refused_with_sound"] = refused, before
+    verdict = _verdict(refused) if before < _PARTLY else "cannot be said"
     return (
-        f"needs the sound: {verdict}, {percent(refused)} % abstain when nothing is said; "
-        f"right {percent(result['second'])} % (with sound {percent(result['first'])} %)"
+        f"needs the sound: {verdict}, {percent(refused)} % abstain when nothing is said, {percent(before)} % "
+        f"with sound; right {percent(result['second'])} % (with sound {percent(result['first'])} %)"
     )
+
+
+def _refused(run: Run) -> float:
+    return _share(label is not None and label.question_type == "" for label in run.labels)
 
 
 def _swap_across(base: Run, changed: Run, result: dict[str, Any]) -> str:
@@ -86,8 +90,8 @@ def _heard(run: Run, number: int) -> str | None:
 def _swap_within(base: Run, changed: Run, result: dict[str, Any]) -> str:
     same = result["same_answer"]
     return (
-        f"hears the question, not the recording: {_verdict(same)}, {percent(same)} % keep their answer when "
-        "another recording of the same question is played"
+        f"does not hang on one recording: {_verdict(same)}, {percent(same)} % keep their answer when another "
+        "recording of the same type is played (a deaf system would too: see swap-across)"
     )
 
 
@@ -134,6 +138,8 @@ def _accuracy(base: Run, changed: Run, result: dict[str, Any]) -> str:
     low, high = seen["ci95"]
     if falls:
         verdict = "yes" if high < 0 else "no"
+    elif first <= result["floor"]:
+        verdict = "cannot be said, it is not above its floor without the control"
     else:
         verdict = "yes" if first - second <= 0.02 else "partly" if first - second <= 0.1 else "no"
     about = f"movement questions (n = {seen['rows']})" if motion else f"right (n = {seen['rows']})"

@@ -116,14 +116,14 @@ def _controls(report: dict[str, Any], plots: dict[str, Picture]) -> list[Items |
             str(entry["rows"]),
             percent(entry["first"]),
             percent(entry["second"]),
-            interval(entry["ci95"]),
+            "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in entry["ci95"])),
             percent(entry["same_answer"]),
             percent(entry["floor"]),
             f"{entry['p_value']:.2g}",
         ]
         for entry in report["controls"]
     ]
-    columns = ["control", "system", "n", "without %", "with %", "95 % of difference", "same answer %",
+    columns = ["control", "system", "n", "without %", "with %", "difference, 95 %", "same answer %",
                "floor %", "McNemar p"]  # fmt: skip
     blocks: list[Items | Table | Picture] = [Items(words), Table(columns, rows)]
     return blocks + ([plots["controls.svg"]] if "controls.svg" in plots else [])
