@@ -219,6 +219,8 @@ def test_audit_of_the_published_file() -> None:
     )
     assert report["identical_wording"] == ["endoscope_visibility", "scope_motion_type"]
     assert report["support"]["of_them_claim_all"] == 99
+    assert report["nbi_without_olympus"]["rows"] == 75
+    assert report["lesions"]["constant_in_video"]["002-002"] == {"site": "descending"}
     assert {entry["rule"]: entry["count"] for entry in report["contradictions"]} == {
         "forward_backward": 2,
         "tool_catheter": 1,

@@ -99,7 +99,9 @@ def audit(
     annotations: Annotation,
     json: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the audit as one HTML page.")] = None,
-    boxes: Annotated[Path | None, typer.Option(help="Folder of REAL-Colon box files (XML).")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="Folder of box files (XML); boxes/ beside the file if left out.")
+    ] = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
     """Say what an annotation file holds and what is wrong with it."""
@@ -108,7 +110,8 @@ def audit(
     from surgvivqa_audio.files import write_json, write_text
     from surgvivqa_audio.taxonomy import load_taxonomy
 
-    report = run_audit(annotations, load_taxonomy(taxonomy), boxes)
+    beside = annotations.parent / "boxes"
+    report = run_audit(annotations, load_taxonomy(taxonomy), boxes or (beside if beside.is_dir() else None))
     if json is not None:
         write_json(json, report)
     if html is not None:

@@ -26,6 +26,7 @@ from surgvivqa_audio.data.tables import Lesion, VideoInfo, find_table, read_lesi
 from surgvivqa_audio.sample import Sample, by_video, clips
 from surgvivqa_audio.taxonomy import Taxonomy
 
+_OTHER_VENDORS = ("Fujifilm", "Pentax")
 _LESION_FIELDS = {"lesion_site": "site", "lesion_histology_extended": "histology"}
 
 
@@ -74,6 +75,7 @@ def audit(path: str | Path, taxonomy: Taxonomy, boxes: str | Path | None = None)
         "support": _support(found),
         "videos": _videos(samples, videos),
         "vendors": dict(sorted(Counter(_vendor(row, videos) for row in samples).items())),
+        "nbi_without_olympus": _foreign_nbi(samples, videos),
         "lesions": _lesion_report(samples, lesions),
         "boxes": check_boxes(samples, BoxFolder(boxes)) if boxes is not None else None,
     }
@@ -148,6 +150,17 @@ def _videos(samples: Sequence[Sample], videos: Mapping[str, VideoInfo]) -> dict[
             "clip_seconds": round(span / info.fps, 3) if info else None,
         }
     return report
+
+
+def _foreign_nbi(samples: Sequence[Sample], videos: Mapping[str, VideoInfo]) -> dict[str, Any]:
+    """Rows that name NBI, a mode of Olympus recorders, in a video of another vendor."""
+    keys = [
+        row.key
+        for row in samples
+        if (row.question_type, row.short_answer) in (("nbi_status", "yes"), ("lighting_mode", "NBI"))
+        and _vendor(row, videos) in _OTHER_VENDORS
+    ]
+    return {"rows": len(keys), "keys": keys[:EXAMPLES]}
 
 
 def _lesion_report(samples: Sequence[Sample], lesions: Mapping[str, Lesion]) -> dict[str, Any] | None:

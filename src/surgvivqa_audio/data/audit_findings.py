@@ -155,6 +155,13 @@ def _recording(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "A test on the rarer recorder measures a change of recorder too.",
         ),
         _finding(
+            "nbi_without_olympus",
+            report["nbi_without_olympus"]["rows"],
+            "rows name NBI, an Olympus mode, in a video of another vendor",
+            "Another filter may be meant; check the frames before trusting these labels.",
+            report["nbi_without_olympus"]["keys"],
+        ),
+        _finding(
             "frames_used",
             used if available else 0,
             f"frames are asked about, of {available} in these videos",
@@ -181,6 +188,17 @@ def _tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"spellings too many: {len(lesions['site_spellings'])} for {len(lesions['sites'])} sites, "
                 f"{len(lesions['histology_spellings'])} for {len(lesions['histologies'])} histologies",
                 "Count lesions after making the spellings one.",
+            ),
+            _finding(
+                "one_lesion_attribute_per_video",
+                sum(map(len, lesions["constant_in_video"].values())),
+                "lesion attributes have one value in a whole video: "
+                + ", ".join(
+                    f"{video} {' and '.join(fields.values())}"
+                    for video, fields in lesions["constant_in_video"].items()
+                    if fields
+                ),
+                "Recognising the video answers these questions.",
             ),
             _finding(
                 "labels_not_in_lesion_table",
