@@ -148,7 +148,8 @@ def test_boxes_are_read() -> None:
     [
         ("<!DOCTYPE a [<!ENTITY b 'x'>]>" + XML, "document type or entity"),
         ("<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + XML, "document type or entity"),
-        ("<a>" * 17, "deeper than 16"),
+        ("<annotation>" + "<a>" * 16, "deeper than 16"),
+        ("<note><object><name>x</name></object></note>", "root element is <note>"),
         (XML.replace("1240", "&b;"), "not valid XML"),
         (XML.replace("1240", "1e9"), "<size/width>"),
         (XML.replace("<xmin>540</xmin>", ""), "<object/bndbox/xmin>"),

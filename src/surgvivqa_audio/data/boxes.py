@@ -13,6 +13,14 @@ from surgvivqa_audio.errors import BadAnnotation
 MAX_XML_BYTES = 1024 * 1024
 MAX_DEPTH = 16
 MAX_OBJECTS = 200
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_USED = {
+    "size/width",
+    "size/height",
+    "object/name",
+    "object/unique_id",
+    *(f"object/bndbox/{corner}" for corner in _CORNERS),
+}
 _NUMBER = re.compile(r"-?[0-9]{1,7}(\.[0-9]{1,12})?")
 
 
@@ -69,6 +77,8 @@ def parse_boxes(content: bytes, name: str) -> FrameBoxes:
     def start(tag: str, _attributes: dict[str, str]) -> None:
         reading.path.append(tag)
         reading.text.clear()
+        if reading.path[0] != "annotation":
+            raise BadAnnotation(f"{name}: the root element is <{tag[:40]}>, box files have <annotation>")
         if len(reading.path) > MAX_DEPTH:
             raise BadAnnotation(f"{name}: elements nest deeper than {MAX_DEPTH}")
         if reading.path == ["annotation", "object"]:
@@ -79,9 +89,9 @@ def parse_boxes(content: bytes, name: str) -> FrameBoxes:
     def end(_tag: str) -> None:
         key = "/".join(reading.path[1:])
         target = reading.objects[-1] if key.startswith("object/") else reading.values
-        if key in target:
+        if key in target and key in _USED:
             raise BadAnnotation(f"{name}: element <{key}> occurs twice")
-        if key != "object":
+        if key in _USED:
             target[key] = "".join(reading.text).strip()
         reading.text.clear()
         reading.path.pop()
@@ -115,9 +125,7 @@ def _value(values: dict[str, str], key: str, name: str) -> float:
 
 
 def _box(values: dict[str, str], name: str) -> Box:
-    left, top, right, bottom = (
-        _value(values, f"object/bndbox/{corner}", name) for corner in ("xmin", "ymin", "xmax", "ymax")
-    )
+    left, top, right, bottom = (_value(values, f"object/bndbox/{corner}", name) for corner in _CORNERS)
     if right < left or bottom < top:
         raise BadAnnotation(f"{name}: element <bndbox>: the corners are swapped")
     return Box(values.get("object/unique_id") or values.get("object/name") or "", left, top, right, bottom)
