@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
-from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.families import get_family
 
 LAYOUTS = ("stream", "seed")
+STACKS = (1, 2, 4, 8)
 
 
 class AudioGraftConfig(PretrainedConfig):  # type: ignore[misc]
@@ -40,6 +43,8 @@ class AudioGraftConfig(PretrainedConfig):  # type: ignore[misc]
             vlm_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if isinstance(audio_config, dict):
             audio_config = WhisperConfig(**audio_config)
+        if stack not in STACKS:
+            raise ConfigError(f"stack {stack} is not possible; use one of {', '.join(map(str, STACKS))}")
         if layout not in LAYOUTS:
             raise ConfigError(f"layout '{layout}' is unknown; use one of {', '.join(LAYOUTS)}")
         if vlm_config is not None:
@@ -53,6 +58,23 @@ class AudioGraftConfig(PretrainedConfig):  # type: ignore[misc]
         self.layout = layout
         self.max_side = max_side
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> AudioGraftConfig:
+        """Read ``config.json`` of a grafted checkpoint.
+
+        Raises:
+            ModelError: it is missing, broken or of another model.
+        """
+        try:
+            fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            kind = fields.get("model_type")
+            if kind == cls.model_type:
+                config: AudioGraftConfig = cls.from_dict(fields)
+                return config
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+        raise ModelError(f"{folder}: a '{kind}' model, not a graft; make one with `surgvivqa model graft`")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """The language model's config, which transformers asks for vocabulary and cache sizes."""

@@ -26,6 +26,14 @@ from surgvivqa_audio.model.projector import build_projector, match_embedding_sca
 IGNORE = -100
 
 
+def new_projector(config: AudioGraftConfig) -> nn.Module:
+    """A projector that fits a config, with random weights."""
+    width = config.vlm_config.get_text_config().hidden_size
+    return build_projector(
+        config.projector, config.audio_config.d_model * config.stack, width, config.projector_width or width
+    )
+
+
 class AudioGraft(PreTrainedModel):  # type: ignore[misc]
     """One network that hears and sees; see the module's docstring.
 
@@ -45,13 +53,7 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
         self.audio_encoder = WhisperEncoder._from_config(config.audio_config)
-        width = config.vlm_config.get_text_config().hidden_size
-        self.audio_projector = build_projector(
-            config.projector,
-            config.audio_config.d_model * config.stack,
-            width,
-            config.projector_width or width,
-        )
+        self.audio_projector = new_projector(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -6,7 +6,9 @@ their assumptions written beside them; parameters are exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -205,3 +207,59 @@ def roofline(config: AudioGraftConfig, parts: Parts, shape: Shape, gpu: Gpu, tre
     cold += stage(language, whole, attention(whole, whole // 2, width, depth))
     per_token = 2.0 * (language + head) / gpu.bandwidth
     return Times(cold * 1e3, ready * 1e3, per_token * 1e3)
+
+
+def describe(
+    config: AudioGraftConfig,
+    gpus: Sequence[str] | None = None,
+    *,
+    batch: int = 1,
+    seconds: float = 3.5,
+    height: int = 1080,
+    width: int = 1350,
+) -> dict[str, Any]:
+    """Everything ``model info`` prints.
+
+    Args:
+        config: of the model.
+        gpus: names of :data:`GPUS`; None is all.
+        batch: of the QLoRA estimate.
+        seconds: length of the question.
+        height, width: of a source frame.
+
+    Raises:
+        ConfigError: an unknown GPU or an impossible size.
+    """
+    names = list(gpus or GPUS)
+    if unknown := [name for name in names if name not in GPUS]:
+        raise ConfigError(f"unknown GPU '{unknown[0]}'; use one of {', '.join(GPUS)}")
+    parts = count_parts(config)
+    default = shape_of(config, height, width, 8, config.max_side, seconds)
+    clips = []
+    for side in sorted({384, 768, config.max_side}):
+        for frames in (8, 16):
+            shape = shape_of(config, height, width, frames, side, seconds)
+            memory = {name: round(inference_gib(config, parts, shape, name), 2) for name in PRECISIONS}
+            clips.append(
+                {
+                    "max_side": side,
+                    "frames": frames,
+                    "visual_tokens": shape.visual,
+                    "memory_gib": memory,
+                    "qlora_gib": round(qlora_gib(config, parts, shape, batch), 2),
+                }
+            )
+    return {
+        "family": config.vlm_config.model_type,
+        "layout": config.layout,
+        "parameters": {**asdict(parts), "vlm": parts.vlm, "total": parts.total},
+        "tokens_per_second": 50 / config.stack,
+        "audio_tokens": default.audio,
+        "clips": clips,
+        "qlora_batch": batch,
+        "roofline_ms": {
+            name: {key: round(value, 2) for key, value in asdict(times).items()}
+            for name in names
+            for times in [roofline(config, parts, default, GPUS[name])]
+        },
+    }

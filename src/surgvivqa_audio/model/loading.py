@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +19,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, WhisperConfig, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from surgvivqa_audio.errors import ModelError
+from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.config import AudioGraftConfig
-from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.graft import AudioGraft, new_projector
 from surgvivqa_audio.model.patches import fast_vision
+from surgvivqa_audio.model.source import resolve, shard_files
 
 ADAPTER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
 DECODER = "decoder.safetensors"
 Stage = Literal["base", "tuned"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 # All attention and MLP projections of the language model; towers and head stay as they are.
 LORA_TARGETS = (
@@ -36,7 +39,13 @@ LORA_TARGETS = (
 
 
 def graft(
-    vlm_folder: str | Path, audio_folder: str | Path, *, audio_token_id: int, **joint: Any
+    vlm_folder: str | Path,
+    audio_folder: str | Path,
+    *,
+    audio_token_id: int,
+    new_ids: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
+    **joint: Any,
 ) -> AudioGraft:
     """Join a stock vision-language model and a stock Whisper; only the projector is new.
 
@@ -44,28 +53,52 @@ def graft(
         vlm_folder: folder or Hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model.
         audio_folder: folder or Hub id of a Whisper model.
         audio_token_id: the placeholder's id in the language model's vocabulary.
+        new_ids: ids that the tokenizer did not have before; their embeddings start at the mean of the table,
+            which grows only when they do not fit into it.
+        dtype: of the weights.
         joint: further fields of :class:`AudioGraftConfig`.
 
     Raises:
         ModelError: a checkpoint is incomplete or of the wrong kind.
+        ConfigError: the vision-language family is not supported.
     """
-    vlm = _stock(AutoModelForImageTextToText, vlm_folder)
-    whisper = _stock(WhisperForConditionalGeneration, audio_folder)
+    vlm = _stock(AutoModelForImageTextToText, vlm_folder, dtype)
+    whisper = _stock(WhisperForConditionalGeneration, audio_folder, dtype)
     audio_config = WhisperConfig(**whisper.config.to_dict())
     config = AudioGraftConfig(
         vlm_config=vlm.config, audio_config=audio_config, audio_token_id=audio_token_id, **joint
     )
-    model = AudioGraft(config)
-    model.vlm.load_state_dict(vlm.state_dict())
-    model.audio_encoder.load_state_dict(whisper.model.encoder.state_dict())
+    # Built without memory, then given the loaded parts: a 7B model is held once, not twice.
+    with torch.device("meta"):
+        model = AudioGraft(config)
+    model.vlm, model.audio_encoder = vlm, whisper.model.encoder
+    model.audio_projector = new_projector(config).to(dtype)
+    if new_ids:
+        _start_tokens(model, new_ids)
     model.start_projector()
     return model
 
 
-def _stock(kind: Any, source: str | Path) -> Any:
+def _start_tokens(model: AudioGraft, ids: Sequence[int]) -> None:
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if max(ids) >= rows:
+        model.vlm.resize_token_embeddings(max(ids) + 1, pad_to_multiple_of=64)
+    tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    with torch.no_grad():
+        for table in tables if tables[0].weight is not tables[1].weight else tables[:1]:
+            known = table.weight[: min(rows, min(ids))].float()
+            # Distinct rows: the stock models recognise picture placeholders by their embedding.
+            noise = torch.randn(len(ids), known.shape[1]) * known.std() * 0.1
+            table.weight[list(ids)] = (known.mean(dim=0) + noise).to(table.weight.dtype)
+
+
+def _stock(kind: Any, source: str | Path, dtype: torch.dtype) -> Any:
+    folder = resolve(source)
+    shard_files(folder)
     try:
         loaded, report = kind.from_pretrained(
-            str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{source}: cannot be loaded ({error})") from error
@@ -84,6 +117,13 @@ def complete(source: str | Path, report: dict[str, Any]) -> None:
         if keys:
             shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
             raise ModelError(f"{source}: {len(keys)} {kind.replace('_', ' ')}: {shown}")
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """``bf16``, ``fp16`` or ``fp32``. Raises ConfigError."""
+    if name not in DTYPES:
+        raise ConfigError(f"dtype '{name}' is unknown; use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def add_adapter(model: AudioGraft, *, rank: int, alpha: int, dropout: float) -> PeftModel:

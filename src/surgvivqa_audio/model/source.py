@@ -37,8 +37,8 @@ def resolve(source: str | Path, *, marker: str = "config.json") -> Path:
             folder = Path(snapshot_download(str(source), allow_patterns=list(_FILES)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise ModelError(
-                f"{source}: not a folder, and the Hub does not give it ({type(error).__name__}); download it on a "
-                "machine with network and pass its folder"
+                f"{source}: not a folder, and the Hub does not give it ({type(error).__name__}); download it "
+                "on a machine with network and pass its folder"
             ) from error
     if not (folder / marker).is_file():
         raise ModelError(f"{folder}: no {marker}; is this the folder of a checkpoint?")

@@ -1,0 +1,145 @@
+"""What a model costs, counted from its config; and the commands around checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_graft import IDS, nano_tokenizer, tiny_config, vlm_config, whisper_config
+from transformers import AutoModelForImageTextToText, WhisperForConditionalGeneration
+from typer.testing import CliRunner
+
+from surgvivqa_audio.commands.model import app
+from surgvivqa_audio.errors import ConfigError, ModelError
+from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.info import (
+    GPUS,
+    count_parts,
+    describe,
+    inference_gib,
+    qlora_gib,
+    roofline,
+    shape_of,
+)
+from surgvivqa_audio.model.loading import load_graft
+from surgvivqa_audio.model.sizes import named_config
+from surgvivqa_audio.processing.processor import AudioGraftProcessor
+
+RUN = CliRunner()
+
+
+def test_parameters_of_the_real_size_equal_the_published_totals() -> None:
+    parts = count_parts(named_config("7b", "seed"))
+    assert parts.vlm == 8_291_375_616  # Qwen2-VL-7B-Instruct: 8.29 B
+    assert parts.audio_encoder == 636_968_960  # encoder of whisper-large-v3-turbo: 0.64 B
+    assert parts.audio_projector == 1280 * 3584 == 4_587_520
+    assert parts.vision == 675_759_104
+    assert parts.head == parts.embedding == 152_064 * 3584
+
+
+def test_parts_of_a_tied_model_add_up_to_the_model() -> None:
+    config = tiny_config()
+    parts = count_parts(config)
+    assert parts.head == 0
+    assert parts.total == sum(parameter.numel() for parameter in AudioGraft(config).parameters())
+
+
+@pytest.mark.parametrize(
+    ("layout", "side", "frames", "visual", "audio"),
+    [
+        ("stream", 384, 8, 616, 44),
+        ("stream", 384, 16, 1232, 44),
+        ("stream", 768, 8, 2376, 44),
+        ("seed", 384, 8, 1232, 1500),
+        ("seed", 768, 8, 4752, 1500),
+    ],
+)
+def test_tokens_of_a_clip_and_a_question(
+    layout: str, side: int, frames: int, visual: int, audio: int
+) -> None:
+    shape = shape_of(named_config("7b", layout), 1080, 1350, frames, side, 3.5)
+    assert (shape.visual, shape.patches, shape.audio) == (visual, visual * 4, audio)
+
+
+def test_memory_and_time_are_of_the_known_order() -> None:
+    config = named_config("7b")
+    parts = count_parts(config)
+    shape = shape_of(config, 1080, 1350, 8, 384, 3.5)
+    memory = {name: inference_gib(config, parts, shape, name) for name in ("bf16", "fp8", "nf4")}
+    assert memory["nf4"] < memory["fp8"] < memory["bf16"] < 24  # all fit a 24 GB card
+    assert memory["bf16"] == pytest.approx(2 * parts.total / 2**30, rel=0.02)
+    assert memory["nf4"] < qlora_gib(config, parts, shape, 1) < qlora_gib(config, parts, shape, 4) < 24
+    times = roofline(config, parts, shape, GPUS["h200"])
+    # 14.1 GB of projections and head are read once per token at 4.8 TB/s
+    assert times.per_token == pytest.approx(2.95, abs=0.05)
+    assert times.per_token < times.prefix_ready < times.cold
+    with pytest.raises(ConfigError, match="unknown GPU 'tpu'"):
+        describe(config, ["tpu"])
+    with pytest.raises(ConfigError, match="at most 30 s"):
+        shape_of(config, 1080, 1350, 8, 384, 31)
+
+
+def test_info_prints_a_table_and_json() -> None:
+    shown = RUN.invoke(app, ["info", "slice", "--gpu", "h200"])
+    assert shown.exit_code == 0
+    assert "audio tokens per second of speech: 12.5" in shown.output
+    facts = json.loads(RUN.invoke(app, ["info", "slice", "--layout", "seed", "--json"]).output)
+    assert facts["tokens_per_second"] == 50
+    assert facts["parameters"]["audio_projector"] == 4_587_520
+    assert set(facts["roofline_ms"]) == {"4090", "a100", "h200"}
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3-VL and a tiny Whisper, as their publishers would store them."""
+    folder = tmp_path_factory.mktemp("stock")
+    tokenizer = nano_tokenizer()
+    vocabulary = tokenizer.get_vocab()
+    names = {"image": "image_pad", "video": "video_pad", "pad": "endoftext"}
+    ids = {name: vocabulary[f"<|{names.get(name, name)}|>"] for name in IDS if name != "audio"}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(vlm_config("qwen3_vl", len(tokenizer), ids))
+    model.save_pretrained(folder / "vlm")
+    tokenizer.save_pretrained(folder / "vlm")
+    WhisperForConditionalGeneration(whisper_config(mel_bins=128)).save_pretrained(folder / "whisper")
+    return folder
+
+
+def test_graft_writes_a_checkpoint_that_loads(stock: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grafted"
+    arguments = ["graft", "--vlm", str(stock / "vlm"), "--audio", str(stock / "whisper"), "--out", str(out)]
+    assert RUN.invoke(app, [*arguments, "--stack", "2", "--dtype", "fp32"]).exit_code == 0
+    model = load_graft(out, stage="base")
+    processor = AudioGraftProcessor.from_pretrained(out)
+    assert (processor.family, processor.patch, processor.stack) == ("qwen3_vl", 16, 2)
+    assert processor.mean == [0.5, 0.5, 0.5]
+    assert processor.feature_extractor.feature_size == 128
+    assert model.config.audio_token_id == processor.special.audio
+    scale = float(model.get_input_embeddings().weight.detach().pow(2).mean().sqrt())
+    assert float(model.audio_projector.norm_out.weight.detach().max()) == pytest.approx(scale, rel=1e-4)
+    assert "Research only" in (out / "README.md").read_text()
+    assert not list(tmp_path.glob(".*partial"))
+    again = RUN.invoke(app, arguments)
+    assert isinstance(again.exception, ConfigError)
+    assert "already there" in str(again.exception)
+
+
+def test_graft_refuses_what_does_not_fit(stock: Path, tmp_path: Path) -> None:
+    def run(**changed: str) -> BaseException | None:
+        options = {
+            "vlm": str(stock / "vlm"),
+            "audio": str(stock / "whisper"),
+            "out": str(tmp_path / "o"),
+        } | changed
+        return RUN.invoke(app, ["graft", *[f"--{name}={value}" for name, value in options.items()]]).exception
+
+    assert "family 'whisper' is not supported" in str(run(vlm=str(stock / "whisper")))
+    assert "not a Whisper checkpoint" in str(run(audio=str(stock / "vlm")))
+    assert "neither a folder nor a Hub id" in str(run(vlm="../elsewhere/x"))
+    assert "stack 3 is not possible" in str(run(stack="3"))
+    assert "projector 'conv' is unknown" in str(run(projector="conv"))
+    assert isinstance(run(dtype="int8"), ConfigError)
+    assert isinstance(run(vlm=str(tmp_path)), ModelError)
+    assert not (tmp_path / "o").exists()
