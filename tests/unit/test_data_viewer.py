@@ -15,8 +15,11 @@ from PIL import Image as PillowImage
 from typer.testing import CliRunner
 
 from surgvivqa_audio.commands.data import app
+from surgvivqa_audio.data import viewer
+from surgvivqa_audio.data.stores import open_store
 from surgvivqa_audio.data.viewer import Shown, build_page
 from surgvivqa_audio.data.viewer_html import page_html
+from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.sample import Sample, make_key, read_samples
 from surgvivqa_audio.taxonomy import load_taxonomy
 
@@ -182,6 +185,13 @@ def data(tmp_path: Path) -> Path:
     ]
     (tmp_path / "ours.jsonl").write_text("\n".join(map(json.dumps, predictions)))
     return folder
+
+
+def test_a_page_that_grows_too_large_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "MAX_PAGE_BYTES", 2000)
+    rows = read_samples(data / "in_template.jsonl", load_taxonomy())
+    with pytest.raises(ConfigError, match="after 0 rows; use --limit"):
+        build_page("x", rows, open_store(data), None, {})
 
 
 def test_view_command(data: Path, tmp_path: Path) -> None:

@@ -56,6 +56,21 @@ class Page:
     pictures: dict[str, str]
     sounds: dict[str, str]
     unjoined: list[str]
+    size: int = 0  # characters of all data URIs
+
+    def keep(self, table: dict[str, str], name: str, uri: str) -> None:
+        """Put a picture or recording into its table.
+
+        Raises:
+            ConfigError: the page would exceed ``MAX_PAGE_BYTES``.
+        """
+        self.size += len(uri)
+        if self.size > MAX_PAGE_BYTES:
+            raise ConfigError(
+                f"the page would exceed {MAX_PAGE_BYTES // 1024**2} MiB after {len(self.rows)} rows; "
+                "use --limit, --videos or a smaller --side"
+            )
+        table[name] = uri
 
 
 def build_page(
@@ -85,7 +100,6 @@ def build_page(
         audio = _sound(page, sample, speech, assigned) if speech is not None else None
         info = videos.get(sample.video_id)
         page.rows.append(Row(sample, frames, missing, info.fps if info else None, audio))
-        _check_size(page)
     _join(page, predictions)
     return page
 
@@ -110,7 +124,8 @@ def _pictures(page: Page, sample: Sample, store: FrameStore | None, side: int) -
             try:
                 if store is None:
                     raise MissingFrame(f"{name}: no frames folder")
-                page.pictures[name] = picture_uri(store.read(sample.video_id, number), side)
+                uri = picture_uri(store.read(sample.video_id, number), side)
+                page.keep(page.pictures, name, uri)
             except (MissingFrame, BadImage) as error:
                 missing.append(str(error))  # shown in place of the picture
                 continue
@@ -135,14 +150,6 @@ def _sound(page: Page, sample: Sample, speech: Path, assigned: dict[str, list[st
         kind = _AUDIO_TYPES.get(path.suffix.lower())
         if kind is None or path.stat().st_size > MAX_AUDIO_BYTES:
             return None
-        page.sounds[name] = f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        uri = f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        page.keep(page.sounds, name, uri)
     return name
-
-
-def _check_size(page: Page) -> None:
-    size = sum(map(len, page.pictures.values())) + sum(map(len, page.sounds.values()))
-    if size > MAX_PAGE_BYTES:
-        raise ConfigError(
-            f"the page would exceed {MAX_PAGE_BYTES // 1024**2} MiB after {len(page.rows)} rows; "
-            "use --limit, --videos or a smaller --side"
-        )
