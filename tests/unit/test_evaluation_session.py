@@ -16,6 +16,7 @@ from surgvivqa_audio.commands import evaluate
 from surgvivqa_audio.errors import ConfigError, MissingAudio
 from surgvivqa_audio.evaluation.session import Request, clip_rate, run_request
 from surgvivqa_audio.evaluation.spoken import Speaker
+from surgvivqa_audio.evaluation.suite import Suite, plan_suite, run_suite
 from surgvivqa_audio.files import write_jsonl
 from surgvivqa_audio.sample import Sample, read_samples
 from surgvivqa_audio.speech.audio import write_wav
@@ -168,3 +169,39 @@ def test_score_command_writes_the_agreed_object(folder: Path) -> None:
         "by_type",
     }
     assert agreed <= set(scores[str(out)])
+
+
+def test_suite_plans_every_system_floor_control_and_refusal(folder: Path) -> None:
+    request = Request(folder, "", folder / "report")
+    runs = plan_suite(request, Suite(eval_rows=folder / "eval.jsonl"))
+    assert len(runs) == 7 + 3 + 1 + 14 + 1 + 1
+    assert runs["audio-noise-5"].control == "noise-5"
+    assert runs["audio-in"].template == "in"
+    assert runs["audio-out-of-scope"].out_of_scope
+    assert runs["audio-eval"].rows == folder / "eval.jsonl"
+    other = plan_suite(request, Suite(eval_data=folder / "held"))["audio-eval"]
+    assert (other.data, other.rows_file) == (folder / "held", folder / "held" / "out_template.jsonl")
+    assert {run.out.parent for run in runs.values()} == {folder / "report" / "predictions"}
+
+
+def test_suite_runs_resumes_and_reports(folder: Path) -> None:
+    rows = (folder / "out_template.jsonl").read_text()
+    wording = {TAXONOMY.type_of(kind).out_template: TAXONOMY.type_of(kind).in_template for kind in KINDS}
+    for out_wording, in_wording in wording.items():
+        rows = rows.replace(out_wording, in_wording)
+    (folder / "in_template.jsonl").write_text(rows.replace('"out', '"in'))
+    said: list[str] = []
+    suite = Suite(systems=["echo"], controls=["blank", "silence"], cases=1)
+    request = Request(folder, "", folder / "report", speech=str(folder / "speech"))
+    for name in ("qa_0", "qa_1", "qa_2", "qa_3"):
+        target = folder / "speech" / "in_v-1" / f"{name}.wav"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((folder / "speech" / "out_v-1" / f"{name}.wav").read_bytes())
+    report = run_suite(request, suite, TAXONOMY, lambda _name: Echo(), said.append)
+    assert said[0] == "1/8 echo: 4 rows, 0 failed"
+    assert {entry["control"] for entry in report["controls"]} == {"blank", "silence"}
+    assert report["wordings"][0]["pairs"] == 4
+    assert (folder / "report" / "report.html").is_file()
+    said.clear()
+    run_suite(request, suite, TAXONOMY, lambda _name: Echo(), said.append)
+    assert all(line.endswith("already there") for line in said)

@@ -185,6 +185,44 @@ def report(
 
 
 @app.command()
+def suite(
+    data: Annotated[Path, typer.Argument(help="Data folder of held-out procedures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report; predictions go into it too.")],
+    model: Annotated[Path | None, typer.Option(help="Model folder; default: the nano model.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Systems; the first gets the controls.")] = None,
+    controls: Annotated[str | None, typer.Option(help="Controls, separated by commas; default: all.")] = None,
+    template: Annotated[str, typer.Option(help="Wording: in or out.")] = "out",
+    speech: Annotated[str | None, typer.Option(help="As in eval run.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Training rows, for the floors.")] = None,
+    eval_rows: Annotated[
+        Path | None, typer.Option(help="Rows of the eval split, for the temperature.")
+    ] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(help="Data folder of the eval split, if it is another one.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
+    taxonomy: TaxonomyName = "realcolon",
+) -> None:
+    """Run every system, floor and control of a checkpoint and write the report; resumes file by file."""
+    from surgvivqa_audio.evaluation.session import Request
+    from surgvivqa_audio.evaluation.suite import CONTROLS, SYSTEMS, Suite, run_suite
+
+    request = Request(data, "", out, model=model, template=template, speech=speech, train=train, limit=limit)
+    chosen = Suite(
+        systems=systems.split(",") if systems else SYSTEMS,
+        controls=CONTROLS if controls is None else [name for name in controls.split(",") if name],
+        eval_rows=eval_rows,
+        eval_data=eval_data,
+        title=title,
+    )
+    result = run_suite(request, chosen, _taxonomy(taxonomy), _build_system(model), typer.echo)
+    for entry in result["controls"]:
+        typer.echo(f"{entry['control']}: {entry['words']}")
+    typer.echo(f"wrote {out / 'report.html'}, report.md and report.json")
+
+
+@app.command()
 def baselines(
     data: Annotated[Path, typer.Argument(help="Data folder with both templates.")],
     out: Annotated[
