@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from surgvivqa_audio.scoring.parse import AnswerParser, Label
 from surgvivqa_audio.taxonomy import load_taxonomy
@@ -164,6 +168,9 @@ CASES: list[tuple[str, str, str | None]] = [
     (SIZE, "five to nine millimeters", "5-9"),
     (SIZE, "between 5 and 9 mm", "5-9"),
     (SIZE, "between 5 mm and 9 mm", "5-9"),
+    (SIZE, "5 mm to 9 mm", "5-9"),
+    (SIZE, "5mm-9mm", "5-9"),
+    (SIZE, "between five millimetres and nine millimetres", "5-9"),
     (SIZE, ">9", ">9"),
     (SIZE, "> 9 mm", ">9"),
     (SIZE, "more than nine millimetres", ">9"),
@@ -316,3 +323,27 @@ def test_every_gold_form_is_its_own_option_and_no_other_types(parser: AnswerPars
                 assert parser.parse(form, name) == (name, answer.short), form
             for other in parser.taxonomy.types:
                 assert parser.parse(answer.sentence, other) == (name, answer.short), (other, answer.sentence)
+
+
+def test_naming_two_options_never_counts(parser: AnswerParser) -> None:
+    for name, kind in parser.taxonomy.types.items():
+        for first, second in permutations(kind.answers, 2):
+            for text in (
+                f"{first.short} or {second.short}",
+                f"{first.short}, {second.short}",
+                f"{first.short} and {second.short}",
+                f"{first.sentence} {second.sentence}",
+                f"{first.sentence} {second.short}",
+                f"It is {first.short}. No wait, {second.short}.",
+            ):
+                label = parser.parse(text, name)
+                assert label is None or label.question_type != name, (name, text, label)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60), st.sampled_from(sorted(load_taxonomy().types)))
+def test_any_text_parses_to_an_option_or_nothing(parser: AnswerParser, text: str, question_type: str) -> None:
+    label = parser.parse(text, question_type)
+    assert label is None or label.short in {
+        "unanswerable", *(answer.short for answer in parser.taxonomy.type_of(question_type).answers)
+    }  # fmt: skip

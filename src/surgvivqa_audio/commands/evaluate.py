@@ -205,8 +205,9 @@ def suite(
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
     """Run every system, floor and control of a checkpoint and write the report; resumes file by file."""
+    from surgvivqa_audio.evaluation.controls import CONTROLS
     from surgvivqa_audio.evaluation.session import Request
-    from surgvivqa_audio.evaluation.suite import CONTROLS, SYSTEMS, Suite, run_suite
+    from surgvivqa_audio.evaluation.suite import SYSTEMS, Suite, run_suite
 
     request = Request(data, "", out, model=model, template=template, speech=speech, train=train, limit=limit)
     chosen = Suite(

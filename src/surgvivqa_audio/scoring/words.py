@@ -43,8 +43,9 @@ def _fold(text: str) -> str:
     folded = re.sub(r"\b(?:more|greater|larger|bigger) than\b", ">", folded)
     folded = re.sub(r"\b(?:under|below)(?=\s*\d)", "<", folded)
     folded = re.sub(r"\b(?:over|above)(?=\s*\d)", ">", folded)
+    folded = re.sub(r"(?<=\d)\s*(?:mm|millimet(?:er|re)s?)\s*(?=-|to\b|and\b)", " ", folded)
     folded = re.sub(r"(?<=\d)\s*-\s*(?=\d)", " to ", folded)
-    return re.sub(r"\bbetween\s+(\d+)(?:\s*mm)?\s+and\s+(\d+)", r"\1 to \2", folded)
+    return re.sub(r"\bbetween\s+(\d+)\s+and\s+(\d+)", r"\1 to \2", folded)
 
 
 def words(text: str) -> Words:
