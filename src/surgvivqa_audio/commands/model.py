@@ -106,3 +106,29 @@ def _lines(name: str, facts: dict[str, Any]) -> list[str]:
             f"each further token {times['per_token']:.1f}"
         )
     return lines
+
+
+@app.command()
+def check(
+    size: Annotated[
+        str, typer.Argument(help="slice (fits a CPU with 16 GiB) or 7b (needs a GPU).")
+    ] = "slice",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the clip.")] = 8,
+    max_side: Annotated[int, typer.Option(min=28, help="Longest side of a frame in pixels.")] = 384,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """One forward pass, one answer and one training step at true widths with random weights."""
+    import json
+
+    from surgvivqa_audio.bench.slice import run_check
+
+    facts = run_check(size, device=device, frames=frames, max_side=max_side)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    typer.echo(
+        f"{size} on {device}: {facts['parameters']:,} parameters, prompt {facts['tokens']['prompt']} tokens"
+    )
+    for name, step in facts["steps"].items():
+        typer.echo(f"  {name:<11} {step['seconds']:>8.2f} s   peak {step['peak_gib']:.2f} GiB")

@@ -126,7 +126,7 @@ def parse_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def add_adapter(model: AudioGraft, *, rank: int, alpha: int, dropout: float) -> PeftModel:
+def add_adapter(model: AudioGraft, *, rank: int = 64, alpha: int = 16, dropout: float = 0.05) -> PeftModel:
     """LoRA on the language model; the projector is trained in full and saved with it."""
     config = LoraConfig(
         r=rank,
@@ -139,9 +139,22 @@ def add_adapter(model: AudioGraft, *, rank: int, alpha: int, dropout: float) -> 
 
 
 def load_graft(
-    folder: str | Path, *, stage: Stage = "tuned", dtype: torch.dtype = torch.float32, merge: bool = True
+    folder: str | Path,
+    *,
+    stage: Stage = "tuned",
+    dtype: torch.dtype = torch.float32,
+    merge: bool = True,
+    attention: str = "sdpa",
 ) -> AudioGraft:
     """Load a grafted model, with its stage-2 adapter (``tuned``) or before it (``base``).
+
+    Args:
+        folder: of the checkpoint.
+        stage: with or without the adapter in its folder ``adapter``.
+        dtype: of the weights.
+        merge: fold the adapter into the weights.
+        attention: ``sdpa``, ``eager`` or ``flash_attention_2``. The last cannot take the masks of packed
+            questions and answer trees; it is for one question a row and free generation.
 
     Raises:
         ModelError: a file is missing or corrupted, or keys do not match; names the folder.
@@ -151,9 +164,13 @@ def load_graft(
         raise ModelError(f"{folder}: no config.json; a grafted checkpoint is made by `surgvivqa model graft`")
     try:
         model, report = AudioGraft.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder}: cannot be loaded ({error})") from error
     complete(folder, report)
     if stage == "tuned":
