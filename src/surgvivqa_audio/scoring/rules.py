@@ -6,6 +6,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -42,22 +44,36 @@ def _ngrams(sequence: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(sequence[at : at + order]) for at in range(len(sequence) - order + 1))
 
 
+class _Overlap(NamedTuple):
+    matched: tuple[int, ...]  # shared 1- to 4-grams
+    possible: tuple[int, ...]  # 1- to 4-grams of the text
+    reference_length: int
+    text_length: int
+
+
+@lru_cache(maxsize=4096)  # answers of a closed set repeat
+def _overlap(reference: str, text: str) -> _Overlap:
+    gold, said = tokens(reference), tokens(text)
+    counts = [(_ngrams(gold, order), _ngrams(said, order)) for order in range(1, 5)]
+    return _Overlap(
+        tuple((wanted & found).total() for wanted, found in counts),
+        tuple(found.total() for _, found in counts),
+        len(gold),
+        len(said),
+    )
+
+
 def bleu(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     """Corpus BLEU-4 and 4-gram precision of ``(reference, text)`` pairs, both in 0..1.
 
     BLEU-4 is the geometric mean of the 1- to 4-gram precisions times the brevity penalty (Papineni
     et al. 2002), without smoothing. The paper prints the 4-gram precision under the name BLEU-4.
     """
-    matched, possible = [0] * 4, [0] * 4
-    reference_length = text_length = 0
-    for reference, text in pairs:
-        gold, said = tokens(reference), tokens(text)
-        reference_length += len(gold)
-        text_length += len(said)
-        for order in range(1, 5):
-            counts = _ngrams(said, order)
-            matched[order - 1] += (counts & _ngrams(gold, order)).total()
-            possible[order - 1] += counts.total()
+    overlaps = [_overlap(reference, text) for reference, text in pairs]
+    matched = [sum(one.matched[order] for one in overlaps) for order in range(4)]
+    possible = [sum(one.possible[order] for one in overlaps) for order in range(4)]
+    reference_length = sum(one.reference_length for one in overlaps)
+    text_length = sum(one.text_length for one in overlaps)
     precisions = [hit / total if total else 0.0 for hit, total in zip(matched, possible, strict=True)]
     if min(precisions) == 0.0:
         return 0.0, precisions[3]
@@ -65,6 +81,7 @@ def bleu(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     return brevity * math.exp(sum(map(math.log, precisions)) / 4), precisions[3]
 
 
+@lru_cache(maxsize=4096)
 def rouge_l(reference: str, text: str) -> float:
     """ROUGE-L F1: twice the longest common subsequence over the sum of both lengths."""
     gold, said = tokens(reference), tokens(text)
