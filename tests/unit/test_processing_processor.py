@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_processor, tone
+from tiny_graft import FAMILIES, nano_graft, nano_processor, tone
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from surgvivqa_audio.errors import BadImage, ConfigError, ModelError
 from surgvivqa_audio.processing.collate import collate
@@ -137,3 +138,47 @@ def test_unusable_clips_are_refused() -> None:
     frames = [np.zeros((28, 28, 3), np.uint8), np.zeros((28, 56, 3), np.uint8)]
     with pytest.raises(BadImage, match=r"share one size \(found \(28, 28, 3\), \(28, 56, 3\)\)"):
         video_inputs(frames, 1.0, geometry)
+
+
+def test_qwen3_writes_the_time_before_every_slice(make_frames: Any) -> None:
+    processor = nano_processor("qwen3_vl")
+    clip = processor.clip(make_frames(5, 64), 6.25)
+    assert clip.grid == (3, 4, 4)
+    # 25 frames per second, every fourth frame; the fifth stands alone and is doubled
+    expected = Qwen3VLProcessor._calculate_timestamps(processor, [0, 4, 8, 12, 16], 25.0, 2)
+    assert list(clip.stamps) == pytest.approx(expected)
+    text = processor.tokenizer.decode(processor.prefix_ids(clip))
+    seen = "<|vision_start|>" + "<|video_pad|>" * 4 + "<|vision_end|>"
+    assert text.endswith(
+        f"<|im_start|>user\n<0.1 seconds>{seen}<0.4 seconds>{seen}<0.6 seconds>{seen}Answer the question."
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_what_the_processor_makes_runs_like_the_stock_model(family: str, make_frames: Any) -> None:
+    processor = nano_processor(family)
+    model = nano_graft(processor, family)
+    question = Spoken("text", text="Is a polyp visible?")
+    rows = [
+        processor.encode(processor.clip(make_frames(count, 64, count), fps), [question])
+        for count, fps in ((4, 6.25), (6, 25 / 8))
+    ]
+    batch = collate(rows, processor.special.pad, side="left", labels=False)
+    assert batch["second_per_grid_ts"].tolist() == pytest.approx([0.32, 0.64])
+    stock = {
+        name: value for name, value in batch.items() if family == "qwen2_5_vl" or name != "second_per_grid_ts"
+    }
+    ours, theirs = model(**batch).logits[:, -1], model.vlm(**stock).logits[:, -1]
+    assert float(theirs.std()) > 0.1
+    assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+def test_frames_of_qwen3_equal_the_stock_image_processor() -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    stock = Qwen2VLImageProcessorPil(
+        patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3, min_pixels=32 * 32, max_pixels=2**24
+    )([frame], return_tensors="np")
+    ours = video_inputs([frame, frame], 1.0, Geometry(16, 2, 2, 384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    assert ours.grid == tuple(stock["image_grid_thw"][0]) == (1, 6, 8)
+    assert float(np.abs(ours.pixels - stock["pixel_values"]).max()) <= 1e-5

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.families import get_family
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
@@ -97,9 +98,11 @@ def nano_tokenizer() -> Any:
 
 def nano_processor(family: str = "qwen2_vl", max_side: int = 64) -> AudioGraftProcessor:
     """Processor on the nano tokenizer with the patch size of the family."""
+    look = get_family(family)
     return AudioGraftProcessor(
-        make_feature_extractor(), nano_tokenizer(), patch=PATCH[family], max_side=max_side
-    )
+        make_feature_extractor(), nano_tokenizer(), patch=PATCH[family], max_side=max_side, family=family,
+        mean=look.mean, std=look.std,
+    )  # fmt: skip
 
 
 def nano_graft(processor: AudioGraftProcessor, family: str = "qwen2_vl", seed: int = 0) -> AudioGraft:
