@@ -1,0 +1,152 @@
+"""The page as a visitor uses it, without a browser: widgets in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+from tiny_graft import nano_graft, nano_processor, tone
+
+import surgvivqa_audio
+from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.apps import demo_page, shared
+from surgvivqa_audio.apps.cases import SimCases
+from surgvivqa_audio.speech.audio import wav_bytes
+from surgvivqa_audio.taxonomy import load_taxonomy
+
+PAGE = Path(surgvivqa_audio.__file__).parent / "apps" / "demo_page.py"
+
+
+@cache
+def _engine() -> AnswerEngine:
+    processor = nano_processor()
+    return AnswerEngine(nano_graft(processor), processor, load_taxonomy(), name="tiny")
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    monkeypatch.setattr(shared, "engine", lambda folder: _engine())
+    monkeypatch.setattr("surgvivqa_audio.apps.cases.SIDE", 48)
+    monkeypatch.setenv("SURGVIVQA_DEMO", '{"model": "tiny"}')
+    yield _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+
+
+def _clean(page: AppTest) -> AppTest:
+    assert [one.value for one in page.exception] == []
+    return page
+
+
+def _press(page: AppTest, label: str) -> AppTest:
+    return _clean(next(button for button in page.button if button.label == label).click().run())
+
+
+def _texts(page: AppTest) -> str:
+    return "\n".join(str(one.proto.body) for one in page.get("html"))
+
+
+def _way(page: AppTest, way: str) -> AppTest:
+    return _clean(page.radio[0].set_value(way).run())
+
+
+def _upload(page: AppTest, name: str, content: bytes, kind: str) -> AppTest:
+    sound = next(one for one in page.file_uploader if one.label.startswith("Recording"))
+    return _clean(sound.set_value([(name, content, kind)]).run())
+
+
+def test_first_page_shows_a_clip_and_says_research_only(page: AppTest) -> None:
+    assert "Research only, not for clinical use." in _texts(page)
+    assert page.subheader[1].value == "Ask"
+    assert page.session_state.visit.clip.title == "sim-77000001, clip 1"
+    assert "Exactly the 8 frames the model received, in order, at 6.25 per second." in [
+        one.value for one in page.caption
+    ]
+
+
+def test_typed_question_is_answered_and_counted(page: AppTest) -> None:
+    _way(page, "typed")
+    page.text_input[0].set_value("Is a tool visible?")
+    _press(page, "Ask in writing")
+    card = page.session_state.visit.cards[0]
+    assert (card.number, card.way, card.question, card.recording) == (1, "typed", "Is a tool visible?", b"")
+    assert card.answer.answer in _texts(page)
+    assert any(one.value.startswith("Typed, not spoken.") for one in page.caption)
+    _press(page, "Random case")
+    assert len(page.session_state.visit.cards) == 1
+
+
+def test_uploaded_recording_is_answered_once(page: AppTest) -> None:
+    _way(page, "upload")
+    _upload(page, "q.wav", wav_bytes(tone(1.0)), "audio/wav")
+    _clean(page.run())
+    assert [card.way for card in page.session_state.visit.cards] == ["upload"]
+
+
+def test_silence_and_wrong_files_are_said_in_plain_words(page: AppTest) -> None:
+    _way(page, "upload")
+    _upload(page, "q.wav", wav_bytes(np.zeros(16_000, np.float32)), "audio/wav")
+    assert "No question heard." in _texts(page)
+    _upload(page, "notes.pdf", b"%PDF-1.7", "application/pdf")
+    assert [one.value for one in page.error] == [
+        "notes.pdf: not a sound file; upload WAV, FLAC, OGG, MP3, WEBM, M4A"
+    ]
+
+
+def test_microphone_is_answered(page: AppTest) -> None:
+    _clean(page.get("audio_input")[0].set_value(("mic.wav", wav_bytes(tone(1.0)), "audio/wav")).run())
+    assert [card.way for card in page.session_state.visit.cards] == ["microphone"]
+
+
+def test_filter_new_patient_and_truth(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "speak", lambda text, voice: tone(1.0))
+    _clean(page.selectbox(key="type").set_value("lesion_site").run())
+    assert "lesion_site" in page.session_state.visit.clip.truth
+    _press(page, "New patient")
+    assert page.session_state.visit.clip.title.startswith(page.session_state.procedure)
+    assert page.session_state.procedure != "sim-77000001"
+    _way(page, "voice")
+    _clean(page.selectbox(key="voice_type").set_value("lesion_site").run())
+    _press(page, "Speak and ask")
+    card = page.session_state.visit.cards[0]
+    assert (card.way, card.asked_type) == ("voice", "lesion_site")
+    _clean(page.toggle(key="truth").set_value(True).run())
+    shown = [one.value for one in [*page.success, *page.error]]
+    verdict = "right" if card.correct() else "wrong"
+    site = page.session_state.visit.clip.truth["lesion_site"]
+    assert shown == [f"Lesion site (asked): {site}. The answer is {verdict}."]
+
+
+def test_two_visitors_do_not_share_clips(page: AppTest) -> None:
+    other = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    _press(other, "New patient")
+    assert other.session_state.visit is not page.session_state.visit
+    assert page.session_state.visit.clip.title == "sim-77000001, clip 1"
+    assert _clean(page.run()).session_state.cases.procedures() == ["sim-77000001"]
+
+
+def test_token_is_asked_for_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(folder: str) -> Any:
+        raise AssertionError("the model was loaded for a stranger")
+
+    monkeypatch.setattr(shared, "engine", never)
+    monkeypatch.setenv("SURGVIVQA_DEMO", '{"token": "0123456789abcdef"}')
+    page = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    _clean(page.text_input[0].set_value("wrong").run())
+    assert [one.value for one in page.error] == ["That is not the token of this server."]
+    assert "visit" not in page.session_state
+
+
+def test_missing_model_is_one_plain_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SURGVIVQA_DEMO", f'{{"model": "{tmp_path}"}}')
+    page = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    assert len(page.error) == 1
+    assert str(tmp_path) in page.error[0].value
+
+
+def test_sources_of_the_page_are_the_documented_ones() -> None:
+    assert demo_page.NOTICE == "Research only, not for clinical use."
+    assert SimCases().procedures() == ["sim-77000001"]
