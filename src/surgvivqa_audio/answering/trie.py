@@ -1,16 +1,20 @@
 """All answer sentences as one tree of tokens, scored in a single pass with a tree mask.
 
 Every node sees the prefix, the question and its own ancestors, so its logits equal those of the sentence
-alone; the probability of a sentence is the product along its path, end token included.
+alone; the probability of a sentence is the product along its path, end token included. Nodes without
+children predict nothing that is asked for and are not run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+_HEAD_ROWS = 64  # rows of the head computed at a time: 64 x 152k fp32 logits are 39 MB
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,40 @@ class Trie:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Children of the root, then of every node: entry ``i + 1`` belongs to node ``i``."""
+        found: list[list[int]] = [[] for _ in range(len(self) + 1)]
+        for node, parent in enumerate(self.parents.tolist()):
+            found[parent + 1].append(node)
+        return tuple(tuple(row) for row in found)
+
+    @cached_property
+    def inner(self) -> Tensor:
+        """Nodes that have children, (i,): all that must be run."""
+        return torch.tensor([node for node in range(len(self)) if self.children[node + 1]], dtype=torch.int64)
+
+    @cached_property
+    def trunk(self) -> Trie:
+        """The tree of the inner nodes alone; it has no paths."""
+        keep = self.inner
+        place = {int(node): index for index, node in enumerate(keep)}
+        parents = torch.tensor([place.get(int(self.parents[node]), -1) for node in keep], dtype=torch.int64)
+        return Trie(self.tokens[keep], parents, self.depths[keep], self.visible[keep][:, keep], ())
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """For every node the row whose logits predict it, (n,): 0 the root, 1 + i the i-th inner node."""
+        place = torch.zeros(len(self) + 1, dtype=torch.int64)
+        place[self.inner + 1] = torch.arange(1, len(self.inner) + 1)
+        return place[self.parents + 1]
+
+    @cached_property
+    def table(self) -> Tensor:
+        """``paths`` as (sentences, longest), filled with n, the index of a step of log-probability 0."""
+        longest = max(len(path) for path in self.paths)
+        return torch.tensor([[*path, *[len(self)] * (longest - len(path))] for path in self.paths])
 
 
 def build_trie(sentences: Sequence[Sequence[int]]) -> Trie:
@@ -57,28 +95,42 @@ def build_trie(sentences: Sequence[Sequence[int]]) -> Trie:
     return Trie(torch.tensor(tokens), torch.tensor(parents), torch.tensor(depths), visible, paths)
 
 
-def tree_mask(prefix: int, question: int, trie: Trie) -> Tensor:
-    """(question + n, prefix + question + n) bool: question causal, nodes see their ancestors."""
+def tree_mask(prefix: int, question: int, trie: Trie, length: int | None = None) -> Tensor:
+    """(question + n, prefix + question + n) bool: question causal, nodes see their ancestors.
+
+    ``length``: true tokens of a question that is padded to ``question``; nodes do not see the padding.
+    """
     nodes = len(trie)
     mask = torch.zeros(question + nodes, prefix + question + nodes, dtype=torch.bool)
     mask[:, :prefix] = True
     mask[:question, prefix : prefix + question] = torch.ones(question, question, dtype=torch.bool).tril()
-    mask[question:, prefix : prefix + question] = True
+    mask[question:, prefix : prefix + (question if length is None else length)] = True
     mask[question:, prefix + question :] = trie.visible
     return mask
 
 
-def sentence_log_probs(logits: Tensor, trie: Trie) -> Tensor:
-    """Log-probability of every sentence.
+def sentence_log_probs(hidden: Tensor, head: Callable[[Tensor], Tensor], trie: Trie) -> Tensor:
+    """Exact log-probability of every sentence over the whole vocabulary.
 
     Args:
-        logits: (1 + n, vocabulary): at the question's last token, then at every node.
-        trie: the tree the logits belong to.
+        hidden: (b, 1 + i, d): at the question's last token, then at every inner node.
+        head: (rows, d) -> (rows, vocabulary).
+        trie: the tree that the states belong to.
 
     Returns:
-        (sentences,) float32.
+        (b, sentences) float32.
     """
-    log_probs = logits.float().log_softmax(dim=-1)
-    rows = (trie.parents + 1).to(logits.device)
-    steps = log_probs[rows, trie.tokens.to(logits.device)]
-    return torch.stack([steps[list(path)].sum() for path in trie.paths])
+    batch, count = hidden.shape[:2]
+    rows, tokens = trie.rows.to(hidden.device), trie.tokens.to(hidden.device)
+    # Nodes are predicted by one row each; ordered by row they can be read off chunk by chunk.
+    order = rows.argsort()
+    bounds = torch.searchsorted(rows[order], torch.arange(count + 1, device=hidden.device)).tolist()
+    steps = hidden.new_zeros(batch, len(trie) + 1, dtype=torch.float32)
+    size = max(1, _HEAD_ROWS // batch)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        logits = head(hidden[:, start:stop]).float()
+        nodes = order[bounds[start] : bounds[stop]]
+        picked = logits[:, rows[nodes] - start, tokens[nodes]]
+        steps[:, nodes] = picked - logits.logsumexp(dim=-1)[:, rows[nodes] - start]
+    return steps[:, trie.table.to(hidden.device)].sum(dim=-1)

@@ -2,6 +2,121 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
 app = typer.Typer(help="Measure speed.", no_args_is_help=True)
+
+Size = Annotated[str, typer.Option(help="nano, slice (true widths, 4 layers) or 7b; the last two random.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+Model = Annotated[Path | None, typer.Option(help="Weights of nano; default: those of the package.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; more than there are cores is slower.")]
+
+
+def _workload(size: str, model: Path | None, device: str, threads: int) -> Any:
+    import torch
+
+    from surgvivqa_audio.bench.workload import build_workload
+
+    torch.set_num_threads(threads)
+    return build_workload(size, model=model, device=device)
+
+
+def _finish(result: dict[str, Any], json_file: Path | None, lines: list[str]) -> None:
+    from surgvivqa_audio.files import write_json
+
+    if json_file is not None:
+        write_json(json_file, result)
+    typer.echo("\n".join(lines))
+    load = result["machine"]["load_average"]
+    typer.echo(f"threads {result['machine']['threads']}, load average {load[0]}; weights {_weights(result)}")
+
+
+def _weights(result: dict[str, Any]) -> str:
+    return str(result["workload"]["weights"])
+
+
+def _progress(done: int, total: int) -> None:
+    typer.echo(f"\r{done}/{total}", nl=done == total, err=True)
+
+
+def _ratio_lines(result: dict[str, Any]) -> list[str]:
+    return [
+        f"{entry['peer']:>20} {entry['state']:<18} {entry['median']:8.2f} times slower than ours"
+        f"  [{entry['ci95'][0]:.2f}, {entry['ci95'][1]:.2f}]"
+        for entry in result["ratios"]
+    ]
+
+
+@app.command()
+def latency(
+    size: Size = "nano",
+    pairs: Annotated[int, typer.Option(min=1, help="Timed pairs; 200 for nano, 7 for slice.")] = 20,
+    peers: Annotated[str, typer.Option(help="Comma-separated: seed, seed-video, static, asr.")] = (
+        "seed,seed-video,static,asr"
+    ),
+    warm_up: Annotated[int, typer.Option(min=0, help="Pairs before the clock counts.")] = 2,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """Time from the last audio sample to the answer, beside other recipes on the same bytes."""
+    from surgvivqa_audio.bench.latency import run_latency
+
+    work = _workload(size, model, device, threads)
+    names = [name for name in peers.split(",") if name]
+    result = run_latency(work, names, pairs, warm_up=warm_up, progress=_progress)
+    lines = [
+        f"{state:>20} p50 {found['p50']:9.2f} ms  p95 {found['p95']:9.2f} ms"
+        for state, found in result["ours_ms"].items()
+    ]
+    _finish(result, json_file, lines + _ratio_lines(result))
+
+
+@app.command()
+def throughput(
+    size: Size = "nano",
+    pairs: Annotated[int, typer.Option(min=1, help="Timed batches.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of one batch, each with its own clip.")] = 16,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """Samples per second of a batched evaluation, beside the predecessor's recipe one by one."""
+    from surgvivqa_audio.bench.throughput import run_throughput
+
+    work = _workload(size, model, device, threads)
+    result = run_throughput(work, pairs, batch=batch, progress=_progress)
+    rates = result["samples_per_second"]
+    lines = [f"ours {rates['ours']:.2f} samples/s, seed {rates['seed']:.2f} samples/s"]
+    _finish(result, json_file, lines + _ratio_lines(result))
+
+
+@app.command()
+def growth(
+    size: Size = "nano",
+    pairs: Annotated[int, typer.Option(min=1, help="Times each point is measured.")] = 9,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves here (PNG or SVG).")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """How time grows with frames, questions, seconds of speech and options."""
+    from surgvivqa_audio.bench.growth import plot_growth, run_growth
+
+    work = _workload(size, model, device, threads)
+    result = run_growth(work, pairs, progress=_progress)
+    lines = [
+        f"{axis:>20} {curve['sizes'][0]} to {curve['sizes'][-1]}: {curve['ms'][0]:.1f} to"
+        f" {curve['ms'][-1]:.1f} ms, {curve['growth']:.2f} times, slope {curve['slope']:.3f}"
+        for axis, curve in result["curves"].items()
+    ]
+    if plot is not None:
+        plot_growth(result, plot)
+    _finish(result, json_file, lines)
