@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_graft import nano_graft, nano_processor, tiny_graft, tone
 
-from surgvivqa_audio.model.loading import add_adapter
+from surgvivqa_audio.model.loading import add_adapter, load_adapter
 from surgvivqa_audio.model.packing import packed_mask, packed_positions
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
@@ -111,6 +113,27 @@ def test_fine_tuning_trains_lora_of_the_language_model_and_the_projector(make_fr
     rest = {name.removeprefix("base_model.model.") for name in wanted - lora}
     parts = ("norm_in", "gate", "up", "down", "norm_out")
     assert rest == {f"audio_projector.modules_to_save.default.{part}.weight" for part in parts}
+
+
+@pytest.mark.parametrize(("encoder", "count"), [("lora", 2 * 6 * 2), ("trainable", 37)])
+def test_the_encoder_can_be_trained_too(encoder: Any, count: int, make_frames: Any, tmp_path: Path) -> None:
+    processor = nano_processor()
+    tuned = add_adapter(nano_graft(processor), rank=2, alpha=4, dropout=0.0, encoder=encoder)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    _backward(tuned, processor, make_frames)
+    wanted, reached = _trained_names(tuned)
+    # keys have no effect on a softmax when they are all shifted alike, so a key bias has no gradient
+    assert {name for name in wanted - reached if "k_proj" not in name} == set()
+    assert len({name for name in wanted if "audio_encoder" in name}) == count
+    tuned.save_pretrained(str(tmp_path))
+    loaded = load_adapter(nano_graft(processor), tmp_path, merge=True).eval()
+    example = processor.encode(None, _questions(processor)[:1])
+    batch = collate([example], processor.special.pad)
+    with torch.no_grad():
+        difference = loaded(**batch).loss - tuned.eval()(**batch).loss
+    assert abs(float(difference)) <= 1e-5
 
 
 def test_untouched_adapter_changes_nothing(make_frames: Any) -> None:

@@ -98,3 +98,12 @@ def test_attention_implementations_agree(folder: Path) -> None:
     assert float((fused - _logits(load_graft(folder, stage="base", attention="eager"))).abs().max()) <= 1e-5
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_graft(folder, stage="base", attention="flash_attention_2")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_fp32(folder: Path, dtype: torch.dtype) -> None:
+    exact = _logits(load_graft(folder, stage="base"))
+    model = load_graft(folder, stage="base", dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    difference = float((_logits(model) - exact).abs().max())
+    assert 0 < difference < 0.1 * float(exact.std())

@@ -36,6 +36,8 @@ LORA_TARGETS = (
     r".*vlm\.model\.language_model\.layers\.\d+\.(self_attn|mlp)\."
     r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 )
+ENCODER_TARGETS = r".*audio_encoder\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2)"
+EncoderTraining = Literal["frozen", "trainable", "lora"]
 
 
 def graft(
@@ -126,14 +128,32 @@ def parse_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def add_adapter(model: AudioGraft, *, rank: int = 64, alpha: int = 16, dropout: float = 0.05) -> PeftModel:
-    """LoRA on the language model; the projector is trained in full and saved with it."""
+def add_adapter(
+    model: AudioGraft,
+    *,
+    rank: int = 64,
+    alpha: int = 16,
+    dropout: float = 0.05,
+    encoder: EncoderTraining = "frozen",
+) -> PeftModel:
+    """LoRA on the language model; the projector is trained in full and saved with it.
+
+    Args:
+        model: the base, which is changed in place.
+        rank, alpha, dropout: of every adapter.
+        encoder: ``frozen``, ``trainable`` in full, or ``lora`` on its projections.
+
+    Raises:
+        ConfigError: an unknown way to train the encoder.
+    """
+    if encoder not in ("frozen", "trainable", "lora"):
+        raise ConfigError(f"encoder '{encoder}' is unknown; use frozen, trainable or lora")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=LORA_TARGETS,
-        modules_to_save=["audio_projector"],
+        target_modules=f"{LORA_TARGETS}|{ENCODER_TARGETS}" if encoder == "lora" else LORA_TARGETS,
+        modules_to_save=["audio_projector", *(["audio_encoder"] if encoder == "trainable" else [])],
     )
     return get_peft_model(model, config)
 
