@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ def _engine() -> AnswerEngine:
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+def page(monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(shared, "engine", lambda folder: _engine())
     monkeypatch.setattr("surgvivqa_audio.apps.cases.SIDE", 48)
     monkeypatch.setenv("SURGVIVQA_DEMO", '{"model": "tiny"}')
-    yield _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    return _clean(AppTest.from_file(PAGE, default_timeout=60).run())
 
 
 def _clean(page: AppTest) -> AppTest:
