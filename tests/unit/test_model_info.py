@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_graft import IDS, nano_tokenizer, tiny_config, vlm_config, whisper_config
-from transformers import AutoModelForImageTextToText, WhisperForConditionalGeneration
+from tiny_graft import IDS, nano_tokenizer, tiny_config, tiny_graft, vlm_config, whisper_config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast, WhisperForConditionalGeneration
 from typer.testing import CliRunner
 
 from surgvivqa_audio.commands.model import app
@@ -23,8 +28,9 @@ from surgvivqa_audio.model.info import (
     roofline,
     shape_of,
 )
-from surgvivqa_audio.model.loading import load_graft
+from surgvivqa_audio.model.loading import graft, load_graft
 from surgvivqa_audio.model.sizes import named_config
+from surgvivqa_audio.processing.assemble import add_audio_tokens
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 
 RUN = CliRunner()
@@ -143,3 +149,73 @@ def test_graft_refuses_what_does_not_fit(stock: Path, tmp_path: Path) -> None:
     assert isinstance(run(dtype="int8"), ConfigError)
     assert isinstance(run(vlm=str(tmp_path)), ModelError)
     assert not (tmp_path / "o").exists()
+    assert "the Hub does not give it (LocalEntryNotFoundError)" in str(run(vlm="nobody/nothing"))
+
+
+def _damaged(stock: Path, tmp_path: Path, change: Callable[[Path], object]) -> BaseException | None:
+    shutil.copytree(stock / "vlm", tmp_path / "vlm")
+    change(tmp_path / "vlm")
+    options = [
+        "--vlm",
+        str(tmp_path / "vlm"),
+        "--audio",
+        str(stock / "whisper"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    return RUN.invoke(app, ["graft", *options]).exception
+
+
+def _wider(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 96
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_picture_tokens(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text().replace("<|vision_start|>", "<|other|>")
+    (folder / "tokenizer.json").write_text(text)
+    settings = (folder / "tokenizer_config.json").read_text().replace("<|vision_start|>", "<|other|>")
+    (folder / "tokenizer_config.json").write_text(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 999), "cannot be loaded"),
+        (_wider, "cannot be loaded|mismatched keys"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer cannot be loaded"),
+        (_without_picture_tokens, r"the tokenizer has no <\|vision_start\|>"),
+    ],
+)
+def test_damaged_stock_models_give_one_clear_error(
+    stock: Path, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    error = _damaged(stock, tmp_path, change)
+    assert isinstance(error, ModelError)
+    assert re.search(message, str(error))
+    assert not (tmp_path / "o").exists()
+
+
+def test_new_tokens_take_free_rows_before_the_table_grows(tmp_path: Path) -> None:
+    tiny_graft().vlm.save_pretrained(tmp_path / "vlm")
+    WhisperForConditionalGeneration(whisper_config()).save_pretrained(tmp_path / "whisper")
+    folders = (tmp_path / "vlm", tmp_path / "whisper")
+    free = graft(*folders, audio_token_id=41, new_ids=[40, 41, 42])
+    assert free.get_input_embeddings().weight.shape[0] == 64
+    grown = graft(*folders, audio_token_id=65, new_ids=[64, 65, 66])
+    table = grown.get_input_embeddings().weight.detach()
+    assert table.shape[0] == 128  # a multiple of 64
+    assert grown.config.get_text_config().vocab_size == 128
+    known = table[:64]
+    assert float((table[64:67] - known.mean(dim=0)).abs().max()) < 0.5 * float(known.std())
+    assert len({tuple(row) for row in table[64:67].tolist()}) == 3
+
+
+def test_audio_tokens_are_added_once() -> None:
+    words = {token: index for index, token in enumerate(["<|im_start|>", "<|im_end|>", "a"])}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="a")))
+    assert add_audio_tokens(tokenizer) == [3, 4, 5]
+    assert add_audio_tokens(tokenizer) == []
+    assert tokenizer.convert_tokens_to_ids("<|AUDIO|>") == 4

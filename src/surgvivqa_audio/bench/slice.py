@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -27,13 +28,25 @@ from surgvivqa_audio.model.sizes import named_config
 
 _SIDES = (1080, 1350)
 _TREE = 280  # tokens of all answer sentences
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak(device: str) -> None:
+    """Start a new peak; where the system cannot (not Linux), peaks are those since the start."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        _CLEAR.write_text("5")
 
 
 def peak_gib(device: str) -> float:
-    """Most memory held so far: of the process on a CPU, of the allocator on a GPU."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return torch.cuda.max_memory_allocated(device) / 2**30
+    """Most memory held since :func:`reset_peak`: of the process on a CPU, of the allocator on a GPU."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def synthetic_batch(
@@ -118,6 +131,7 @@ def run_check(
 
     @contextmanager
     def step(name: str) -> Iterator[None]:
+        reset_peak(device)
         began = perf_counter()
         yield
         if device != "cpu":
@@ -154,7 +168,7 @@ def run_check(
 
 def _train_step(model: AudioGraft, batch: dict[str, Any]) -> Tensor:
     tuned = add_adapter(model).train()
-    model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.vlm.activation_checkpointing_enable({"use_reentrant": False})
     model.vlm.enable_input_require_grads()
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)

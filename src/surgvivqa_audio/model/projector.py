@@ -47,10 +47,12 @@ def build_projector(kind: str, width_in: int, width_out: int, width_hidden: int)
 
 def match_embedding_scale(projector: nn.Module, embedding: Tensor) -> None:
     """Start the projector's output at the root mean square of an embedding table (vocabulary, d)."""
-    scale = embedding.detach().float().pow(2).mean().sqrt()
+    # In pieces: a table of 152,000 rows in fp32 would need several gigabytes more than the model.
+    squares = sum(float(rows.float().pow(2).sum()) for rows in embedding.detach().split(16384))
+    scale = (squares / embedding.numel()) ** 0.5
     with torch.no_grad():
         if isinstance(projector, MlpProjector):
-            projector.norm_out.weight.fill_(float(scale))
+            projector.norm_out.weight.fill_(scale)
         elif isinstance(projector, LinearProjector):
             # Encoder frames leave a layer norm with unit variance per channel.
-            projector.weight.normal_(0.0, float(scale) / projector.in_features**0.5)
+            projector.weight.normal_(0.0, scale / projector.in_features**0.5)
