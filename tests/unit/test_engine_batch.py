@@ -11,7 +11,7 @@ import torch
 from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.answering.base import Clip, Query
-from surgvivqa_audio.answering.engine import AnswerEngine, Decision
+from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.systems import EngineSystem
 from surgvivqa_audio.answering.trie import build_trie, sentence_log_probs
 from surgvivqa_audio.errors import ConfigError
@@ -158,68 +158,3 @@ def test_free_text_is_greedy_generation(make_frames: Any) -> None:
         written.append(int(engine.model(**longer).logits[0, -1].argmax()))
     text = processor.tokenizer.decode(written, skip_special_tokens=True).strip()
     assert engine.open(frames, 6.25).generate(tone(0.4), max_tokens=5) == text
-
-
-def _sharp(engine: AnswerEngine, bonus: float) -> AnswerEngine:
-    """The same engine, more or less sure of the words of one sentence, as a trained one would be."""
-    sharper = AnswerEngine(engine.model, engine.processor, engine.taxonomy, name="sharp")
-    stock = engine.model.get_output_embeddings()
-    favoured = sorted(set(engine.processor.answer_ids(engine.sentences[17][0])))
-
-    class Head(torch.nn.Module):
-        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-            logits = stock(hidden)
-            logits[..., favoured] += bonus
-            return logits
-
-    class Model:
-        def __getattr__(self, name: str) -> Any:
-            return Head if name == "get_output_embeddings" else getattr(engine.model, name)
-
-    sharper.model = Model()  # type: ignore[assignment]
-    return sharper
-
-
-@pytest.mark.parametrize("bonus", [0.0, 60.0])
-def test_pruning_moves_no_probability_and_no_answer(bonus: float, make_frames: Any) -> None:
-    engine = _sharp(_engine(), bonus)
-    clip = engine.open(make_frames(4, 64, seed=80), 6.25)
-    passes: list[int] = []
-    language = engine.model.vlm.model.language_model
-    hook = language.register_forward_pre_hook(
-        lambda _module, _args, kwargs: passes.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
-    for seconds in (0.3, 0.5, 0.9):
-        question = Spoken("audio", engine.processor.mel(tone(seconds, 1000 * seconds)))
-        passes.clear()
-        pruned = engine.score_pruned(clip, question)
-        spent, passes[:] = sum(passes), []
-        whole = engine.score(clip, question)
-        assert int(pruned.argmax()) == int(whole.argmax())
-        assert float((pruned.softmax(0) - whole.softmax(0)).abs().max()) <= 1e-5
-        assert bool((pruned >= whole - 1e-3).all())
-        assert spent <= sum(passes)
-        if bonus:
-            assert spent < 0.8 * sum(passes)
-    hook.remove()
-
-
-def test_a_higher_temperature_keeps_more_branches(make_frames: Any) -> None:
-    engine = _sharp(_engine(), 60.0)
-    clip = engine.open(make_frames(4, 64, seed=81), 6.25)
-    question = Spoken("audio", engine.processor.mel(tone(0.4)))
-    whole = engine.score(clip, question)
-    engine.decision = Decision(temperature=4.0)
-    soft = engine.score_pruned(clip, question)
-    assert float(((soft / 4).softmax(0) - (whole / 4).softmax(0)).abs().max()) <= 1e-5
-
-
-def test_ask_gives_the_same_object_by_every_exact_method(make_frames: Any) -> None:
-    engine = _engine()
-    clip = engine.open(make_frames(2, 64, seed=82), 6.25)
-    default, tree = clip.ask(tone(0.4)), clip.ask(tone(0.4), method="tree")
-    assert (default.answer, default.question_type) == (tree.answer, tree.question_type)
-    assert default.options[0].sentence == tree.options[0].sentence
-    for left in default.options:
-        right = next(option for option in tree.options if option.sentence == left.sentence)
-        assert left.probability == pytest.approx(right.probability, abs=1e-5)

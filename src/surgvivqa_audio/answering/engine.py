@@ -29,7 +29,6 @@ from surgvivqa_audio.answering.prefix import (
     joined_digest,
     model_digest,
 )
-from surgvivqa_audio.answering.pruning import score_pruned
 from surgvivqa_audio.answering.questions import Asked, score_rows
 from surgvivqa_audio.answering.trie import Trie, build_trie
 from surgvivqa_audio.errors import ConfigError
@@ -39,7 +38,7 @@ from surgvivqa_audio.processing.prompts import QuestionMode
 from surgvivqa_audio.sample import Image
 from surgvivqa_audio.taxonomy import Taxonomy
 
-Method = Literal["auto", "pruned", "tree", "jump"]
+Method = Literal["tree", "jump"]
 _BATCH = 8  # questions of one pass; more costs memory and gains nothing on a CPU
 
 
@@ -130,19 +129,6 @@ class AnswerEngine:
     def score(self, clip: OpenClip, question: Spoken) -> Tensor:
         """Log-probability of every sentence of ``self.sentences``, (n,), before temperature."""
         return self.score_many([(clip, question)])[0]
-
-    @torch.no_grad()
-    def score_pruned(self, clip: OpenClip, question: Spoken) -> Tensor:
-        """As :meth:`score` without the hopeless branches; see :mod:`surgvivqa_audio.answering.pruning`."""
-        asked = Asked.of(self.processor, clip.prefix, question)
-        with self.lock:
-            return score_pruned(
-                self.model,
-                self.trie,
-                asked,
-                temperature=self.decision.temperature,
-                bucket=self.audio_bucket,
-            )
 
     @torch.no_grad()
     def score_many(self, pairs: Sequence[tuple[OpenClip, Spoken]], batch: int = _BATCH) -> list[Tensor]:
@@ -252,7 +238,7 @@ class OpenClip:
         text: str | None = None,
         mode: QuestionMode = "audio",
         silent: bool = False,
-        method: Method = "auto",
+        method: Method = "tree",
     ) -> Answer:
         """Answer one question about this clip.
 
@@ -261,10 +247,8 @@ class OpenClip:
             text: the typed question, needed in ``text`` and ``audio+text`` mode.
             mode: which of them reaches the model.
             silent: the caller found no speech in the recording; the answer is then "no question heard".
-            method: ``tree`` scores every sentence exactly in one pass; ``pruned`` leaves hopeless branches
-                out, to within 1e-5 of every probability; ``auto`` is ``pruned`` where work costs time (CPU)
-                and ``tree`` where passes do; ``jump`` walks the tree greedily, which is faster still and
-                knows the probability of its own answer only.
+            method: ``tree`` scores every sentence exactly in one pass; ``jump`` walks the tree greedily, which is
+                faster and knows the probability of its own answer only.
 
         Raises:
             ConfigError: the mode needs something that was not given.
@@ -277,10 +261,7 @@ class OpenClip:
         if method == "jump":
             found = self.engine.jump(self, question)
             return self.engine.decide_jump(found, self._timings(start, heard))
-        if method == "auto":
-            method = "pruned" if self.engine.device.type == "cpu" else "tree"
-        score = self.engine.score if method == "tree" else self.engine.score_pruned
-        log_probs = score(self, question)
+        log_probs = self.engine.score(self, question)
         return self.engine.decide(log_probs, self._timings(start, heard))
 
     def generate(
