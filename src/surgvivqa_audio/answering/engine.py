@@ -247,8 +247,8 @@ class OpenClip:
             text: the typed question, needed in ``text`` and ``audio+text`` mode.
             mode: which of them reaches the model.
             silent: the caller found no speech in the recording; the answer is then "no question heard".
-            method: ``tree`` scores every sentence exactly in one pass; ``jump`` walks the tree greedily, which is
-                faster and knows the probability of its own answer only.
+            method: ``tree`` scores every sentence exactly in one pass; ``jump`` walks the tree greedily,
+                which is faster and knows the probability of its own answer only.
 
         Raises:
             ConfigError: the mode needs something that was not given.
