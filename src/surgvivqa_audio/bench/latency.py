@@ -51,9 +51,10 @@ def run_latency(
     pairs: int,
     *,
     warm_up: int = 2,
+    minutes: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure and return the JSON object of the command.
+    """Measure and return the JSON object of the command; ``minutes`` may end it before ``pairs`` are done.
 
     Raises:
         ConfigError: unknown peers or no pairs.
@@ -62,7 +63,10 @@ def run_latency(
     times: dict[str, list[float]] = defaultdict(list)
     theirs: dict[str, list[Times]] = defaultdict(list)
     before = machine(work.device, next(work.engine.model.parameters()).dtype)
+    until = None if minutes is None else clock() + minutes * 60e3
     for pair in range(-warm_up, pairs):
+        if until is not None and times["cold"] and clock() > until:
+            break
         found, seen = _pair(work, ours, others, pair)
         if pair < 0:
             continue
@@ -76,7 +80,7 @@ def run_latency(
     return {
         "benchmark": "latency",
         "size": work.size,
-        "pairs": pairs,
+        "pairs": len(times["cold"]),
         "ours_ms": {state: percentiles(times[state]) for state in STATES},
         "jump_ms": {"prefix_ready": percentiles(times["jump"])},
         "open_clip_ms": percentiles(times["open"]),

@@ -59,6 +59,7 @@ def latency(
         "seed,seed-video,static,asr"
     ),
     warm_up: Annotated[int, typer.Option(min=0, help="Pairs before the clock counts.")] = 2,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this time, with fewer pairs.")] = None,
     model: Model = None,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -69,7 +70,7 @@ def latency(
 
     work = _workload(size, model, device, threads)
     names = [name for name in peers.split(",") if name]
-    result = run_latency(work, names, pairs, warm_up=warm_up, progress=_progress)
+    result = run_latency(work, names, pairs, warm_up=warm_up, minutes=minutes, progress=_progress)
     lines = [
         f"{state:>20} p50 {found['p50']:9.2f} ms  p95 {found['p95']:9.2f} ms"
         for state, found in result["ours_ms"].items()
