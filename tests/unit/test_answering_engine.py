@@ -18,9 +18,9 @@ from surgvivqa_audio.taxonomy import load_taxonomy
 
 
 @cache
-def _engine() -> AnswerEngine:
-    processor = nano_processor()
-    return AnswerEngine(nano_graft(processor), processor, load_taxonomy(), name="tiny")
+def _engine(family: str = "qwen2_vl") -> AnswerEngine:
+    processor = nano_processor(family)
+    return AnswerEngine(nano_graft(processor, family), processor, load_taxonomy(), name="tiny")
 
 
 def test_tree_of_three_sentences() -> None:
@@ -54,9 +54,12 @@ def _exhaustive(engine: AnswerEngine, video: Any, question: Spoken) -> torch.Ten
     return torch.cat(scores)
 
 
-@pytest.mark.parametrize("mode", ["audio", "text"])
-def test_one_pass_over_the_tree_equals_every_sentence_alone(mode: Any, make_frames: Any) -> None:
-    engine = _engine()
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [("qwen2_vl", "audio"), ("qwen2_vl", "text"), ("qwen2_5_vl", "text"), ("qwen3_vl", "audio")],
+)
+def test_one_pass_over_the_tree_equals_every_sentence_alone(family: str, mode: Any, make_frames: Any) -> None:
+    engine = _engine(family)
     frames = make_frames(4, 64)
     question = Spoken(mode, engine.processor.mel(tone(0.4)), "Is a polyp visible?")
     tree = engine.score(engine.open(frames, 6.25), question)

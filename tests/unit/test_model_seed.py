@@ -21,7 +21,9 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from typer.testing import CliRunner
 
+from surgvivqa_audio.commands.model import app
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.loading import ADAPTER, load_graft
 from surgvivqa_audio.model.seed import import_adapter, load_seed, map_key
@@ -316,3 +318,18 @@ def test_wrong_seed_checkpoints_give_one_clear_error(
     damage(checkpoint)
     with pytest.raises(ModelError, match=message):
         load_seed(checkpoint)
+
+
+def test_import_seed_writes_everything_or_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    nano_tokenizer().save_pretrained(checkpoint)
+    out = tmp_path / "out"
+    command = ["import-seed", str(checkpoint), "--out", str(out)]
+    refused = CliRunner().invoke(app, [*command, "--adapter", str(checkpoint)])
+    assert isinstance(refused.exception, ModelError)
+    assert "no adapter_config.json" in str(refused.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert load_graft(out, stage="base").config.layout == "seed"
+    processor = AudioGraftProcessor.from_pretrained(out)
+    assert (processor.layout, processor.special.audio) == ("seed", AUDIO_ID)
+    assert processor.feature_extractor.feature_size == 128
