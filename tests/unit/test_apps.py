@@ -189,6 +189,8 @@ def test_cards_judge_by_what_was_asked_else_what_was_understood(visit: Visit) ->
     assert headline(silent.answer) == "No question heard."
     assert [card.number for card in visit.cards] == [1, 2, 3]
     assert visit.current() is silent
+    visit.show(visit.clip)  # type: ignore[arg-type]
+    assert visit.current() is None
 
 
 def test_questions_without_clip_words_or_sound_are_refused(taxonomy: Taxonomy, visit: Visit) -> None:

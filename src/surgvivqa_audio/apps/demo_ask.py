@@ -44,11 +44,19 @@ def _recording(st: Any, visit: Visit, way: Any, file: Any) -> None:
     """Answer a recording once, however often the page is drawn."""
     from surgvivqa_audio.apps.uploads import Upload, read_question
 
-    if file is None or st.session_state.get("answered") == file.file_id:
+    state = st.session_state
+    if file is None:
         return
-    st.session_state.answered = file.file_id
-    with st.spinner("Listening …"):
-        visit.ask(way, read_question(Upload(file.name, file.getvalue())))
+    if state.get("answered") != file.file_id:
+        state.answered, state.refusal = file.file_id, ""
+        with st.spinner("Listening …"):
+            try:
+                visit.ask(way, read_question(Upload(file.name, file.getvalue())))
+            except SurgVivqaError as error:
+                state.refusal = str(error)
+    # The message stays as long as the file does.
+    if state.refusal:
+        st.error(state.refusal)
 
 
 def _microphone(st: Any, visit: Visit) -> None:

@@ -34,8 +34,8 @@ def _live(st: Any, visit: Visit) -> None:
     first.metric("Answer, p50", _milliseconds(times["answer_p50"]))
     second.metric("Answer, p95", _milliseconds(times["answer_p95"]))
     st.caption(
-        f"{times['questions']} questions, {times['clips']} clips; "
-        f"opening a clip takes {_milliseconds(times['open_p50'])} (p50)."
+        f"Questions: {times['questions']}, clips: {times['clips']}. "
+        f"Opening a clip takes {_milliseconds(times['open_p50'])} (p50)."
     )
 
 

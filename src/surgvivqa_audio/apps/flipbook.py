@@ -15,7 +15,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.video import resize
 from surgvivqa_audio.sample import Image
 
-HEIGHT = 560  # pixels of the player, fixed so that nothing jumps
+HEIGHT = 520  # pixels of the player, fixed so that nothing jumps
 MAX_SIDE = 640  # longer side of a displayed frame
 
 

@@ -104,6 +104,7 @@ class Visit:
         self.keep_recordings = False
         self.serial = 0  # counts opened clips; widgets of an older clip are dropped
         self._open: OpenClip | None = None
+        self._asked_before = 0  # cards about earlier clips
 
     def show(self, clip: ClipView) -> None:
         """Open a clip: the model prepares its frames once, before any question.
@@ -114,6 +115,7 @@ class Visit:
         self._open = self.engine.open(list(clip.frames), clip.fps)
         self.clip = clip
         self.serial += 1
+        self._asked_before = len(self.cards)
         self.opened_ms.append(self._open.open_ms)
 
     def ask(self, way: Way, wave: Wave | None = None, question: str = "", asked_type: str = "") -> Card:
@@ -153,8 +155,7 @@ class Visit:
 
     def current(self) -> Card | None:
         """The newest card about the clip that is open."""
-        last = self.cards[-1] if self.cards else None
-        return last if last and self.clip and last.clip == self.clip.title else None
+        return self.cards[-1] if len(self.cards) > self._asked_before else None
 
     def performance(self) -> dict[str, float | int | None]:
         """Times of this visit in milliseconds."""
