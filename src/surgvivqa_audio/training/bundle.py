@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,7 @@ def run_bundle(recipe: BundleRecipe, out: Path) -> dict[str, Any]:
     shutil.copytree(
         Path(recipe.tuned) / ADAPTER, staged / ADAPTER, ignore=shutil.ignore_patterns("README.md")
     )
+    _forget_origin(staged / ADAPTER / "adapter_config.json")
     weights = staged / ADAPTER / "adapter_model.safetensors"
     state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}
     save_file(state, weights, metadata={"format": "pt"})
@@ -65,3 +67,9 @@ def run_bundle(recipe: BundleRecipe, out: Path) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     staged.replace(out)
     return {"bytes": size, "files": len(files)}
+
+
+def _forget_origin(path: Path) -> None:
+    """The adapter belongs to the folder it lies in, not to the run folder it was trained from."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, fields | {"base_model_name_or_path": None})
