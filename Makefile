@@ -39,7 +39,7 @@ integration: $(READY) ## tests that need the nano model or several processes; re
 	$(BIN)/python -m pytest tests --ignore=tests/unit
 
 soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
-	$(BIN)/python tests/soak.py $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
 
 # Finished stages are kept: a stage is done when its summary is there; a killed one goes on with --resume.
 nano: $(READY) ## train the nano model through every stage (about 2 hours on 2 cores)

@@ -15,8 +15,39 @@ from typing import Any
 
 from surgvivqa_audio.speech.soak import kill_speech_make
 
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "unit"), str(HERE / "integration")]
+
+# The full counts of what `make test` runs as a fixed sample.
+MALFORMED_INPUTS = 100_000
+RANDOM_KILLS = 50
+
+
+def fuzz_data(_folder: Path) -> dict[str, Any]:
+    """Malformed rows, tables and box files; an uncaught exception is the fault."""
+    from test_data_fuzz import fuzz
+
+    return _without_fault(lambda: fuzz(MALFORMED_INPUTS))
+
+
+def kill_data(_folder: Path) -> dict[str, Any]:
+    """SIGKILL of the downloader and of the frame cache; what was lost or redone is the fault."""
+    from test_data_kill import kills
+
+    return _without_fault(lambda: kills(RANDOM_KILLS))
+
+
+def _without_fault(proof: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {**proof(), "faults": []}
+    except Exception as error:  # noqa: BLE001 - whatever escaped is what this looks for; it is reported
+        return {"faults": [f"{type(error).__name__}: {error}"]}
+
+
 SOAKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "speech": kill_speech_make,
+    "data-fuzz": fuzz_data,
+    "data-kill": kill_data,
 }
 
 
