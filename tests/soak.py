@@ -65,7 +65,9 @@ def main() -> int:
         sys.stdout.write(f"{name}: {json.dumps(counts)}; {len(faults)} faults\n")
         sys.stdout.writelines(f"  {fault}\n" for fault in faults)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        # A single proof that is run again replaces its own entry only.
+        before = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}
+        options.json.write_text(json.dumps({**before, **results}, indent=2) + "\n", encoding="utf-8")
     return 1 if any(result["faults"] for result in results.values()) else 0
 
 
