@@ -80,7 +80,9 @@ def test_memory_and_time_are_of_the_known_order() -> None:
     times = roofline(config, parts, shape, GPUS["h200"])
     # 14.1 GB of projections and head are read once per token at 4.8 TB/s
     assert times.per_token == pytest.approx(2.95, abs=0.05)
+    assert times.prefix_ready is not None
     assert times.per_token < times.prefix_ready < times.cold
+    assert roofline(named_config("7b", "seed"), parts, shape, GPUS["h200"]).prefix_ready is None
     with pytest.raises(ConfigError, match="unknown GPU 'tpu'"):
         describe(config, ["tpu"])
     with pytest.raises(ConfigError, match="at most 30 s"):

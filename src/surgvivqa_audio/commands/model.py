@@ -101,8 +101,10 @@ def _lines(name: str, facts: dict[str, Any]) -> list[str]:
         )
     lines += ["", "least milliseconds to an answer at the GPU's published peak (bf16, 8 frames)"]
     for gpu, times in facts["roofline_ms"].items():
+        ready = times["prefix_ready"]
+        opened = "not possible (audio first)" if ready is None else f"{ready:.1f}"
         lines.append(
-            f"  {gpu:<6} clip unseen {times['cold']:.1f}, clip open {times['prefix_ready']:.1f}, "
+            f"  {gpu:<6} clip unseen {times['cold']:.1f}, clip open {opened}, "
             f"each further token {times['per_token']:.1f}"
         )
     return lines

@@ -45,7 +45,8 @@ GPUS = {
 @dataclass(frozen=True)
 class Parts:
     """Parameters of each part; ``projections`` are the matrices of the language layers, the part that is
-    quantised; ``head`` is 0 where it shares the embedding."""
+    quantised, ``sides`` the sum of their heights and widths (a LoRA of rank r has r times as many);
+    ``head`` is 0 where it shares the embedding."""
 
     vision: int
     embedding: int
@@ -54,6 +55,7 @@ class Parts:
     head: int
     audio_encoder: int
     audio_projector: int
+    sides: int
 
     @property
     def vlm(self) -> int:
@@ -91,6 +93,7 @@ def count_parts(config: AudioGraftConfig) -> Parts:
         head=head,
         audio_encoder=size(model.audio_encoder),
         audio_projector=size(model.audio_projector),
+        sides=sum(sum(p.shape) for p in language.layers.parameters() if p.ndim == 2),
     )
 
 
@@ -151,10 +154,8 @@ def qlora_gib(config: AudioGraftConfig, parts: Parts, shape: Shape, batch: int) 
     The head runs on supervised positions only, so its logits are left out.
     """
     text = config.get_text_config()
-    layers: nn.Module = meta_model(config).vlm.model.language_model.layers
-    lora = sum(LORA_RANK * sum(p.shape) for p in layers.parameters() if p.ndim == 2)
     weights = parts.projections * PRECISIONS["nf4"] + (parts.total - parts.projections) * 2
-    trained = (lora + parts.audio_projector) * _TRAINED_BYTES
+    trained = (LORA_RANK * parts.sides + parts.audio_projector) * _TRAINED_BYTES
     tokens = batch * shape.tokens(text=80)
     kept = tokens * text.num_hidden_layers * text.hidden_size * 2
     widest = tokens * 2 * (16 * text.hidden_size + 8 * text.intermediate_size)
@@ -165,12 +166,12 @@ def qlora_gib(config: AudioGraftConfig, parts: Parts, shape: Shape, batch: int) 
 class Times:
     """Least milliseconds on a GPU, at its published peak: no real system is faster.
 
-    ``cold``: clip and question unseen. ``prefix_ready``: the clip was prepared before. ``per_token``: one
-    further token of free generation.
+    ``cold``: clip and question unseen. ``prefix_ready``: the clip was prepared before; None in the seed
+    layout, where audio comes first. ``per_token``: one further token of free generation.
     """
 
     cold: float
-    prefix_ready: float
+    prefix_ready: float | None
     per_token: float
 
 
@@ -206,7 +207,7 @@ def roofline(config: AudioGraftConfig, parts: Parts, shape: Shape, gpu: Gpu, tre
     cold = hear + see + stage(head, tree)
     cold += stage(language, whole, attention(whole, whole // 2, width, depth))
     per_token = 2.0 * (language + head) / gpu.bandwidth
-    return Times(cold * 1e3, ready * 1e3, per_token * 1e3)
+    return Times(cold * 1e3, None if config.layout == "seed" else ready * 1e3, per_token * 1e3)
 
 
 def describe(
@@ -249,16 +250,17 @@ def describe(
                     "qlora_gib": round(qlora_gib(config, parts, shape, batch), 2),
                 }
             )
+    counts = {name: count for name, count in asdict(parts).items() if name != "sides"}
     return {
         "family": config.vlm_config.model_type,
         "layout": config.layout,
-        "parameters": {**asdict(parts), "vlm": parts.vlm, "total": parts.total},
+        "parameters": {**counts, "vlm": parts.vlm, "total": parts.total},
         "tokens_per_second": 50 / config.stack,
         "audio_tokens": default.audio,
         "clips": clips,
         "qlora_batch": batch,
         "roofline_ms": {
-            name: {key: round(value, 2) for key, value in asdict(times).items()}
+            name: {key: value and round(value, 2) for key, value in asdict(times).items()}
             for name in names
             for times in [roofline(config, parts, default, GPUS[name])]
         },
