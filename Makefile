@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration soak nano clean
+.PHONY: help setup demo test lint unit integration browser soak nano clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ unit: $(READY) ## fast tests, no network, no weights
 
 integration: $(READY) ## tests that need the nano model or several processes; real weights where present
 	$(BIN)/python -m pytest tests --ignore=tests/unit
+
+browser: $(READY) ## the demo page in a real Chromium (Debian: apt-get install chromium)
+	$(PIP) install playwright -c constraints.txt
+	SURGVIVQA_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
 	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
