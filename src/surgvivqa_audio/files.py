@@ -91,6 +91,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line.decode("utf-8"))
+            if b"\\u" in line:  # an escape may hold half a surrogate pair, which no file can store
+                json.dumps(row, ensure_ascii=False).encode("utf-8")
         except (ValueError, RecursionError) as error:
             raise BadAnnotation(
                 f"{path}:{number}: not valid JSON ({error}); each line must hold one JSON object"
