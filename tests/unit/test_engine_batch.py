@@ -158,3 +158,14 @@ def test_free_text_is_greedy_generation(make_frames: Any) -> None:
         written.append(int(engine.model(**longer).logits[0, -1].argmax()))
     text = processor.tokenizer.decode(written, skip_special_tokens=True).strip()
     assert engine.open(frames, 6.25).generate(tone(0.4), max_tokens=5) == text
+
+
+def test_silent_recording_is_no_question_within_a_batch(make_frames: Any) -> None:
+    processor = nano_processor()
+    engine = AnswerEngine(nano_graft(processor), processor, load_taxonomy(), name="tiny")
+    clip = Clip(tuple(make_frames(4, 64)), 6.25)
+    silence = np.zeros(16_000, np.float32)
+    queries = [Query("a", clip, silence), Query("b", clip, tone(0.5)), Query("c", clip, silence)]
+    answers = EngineSystem("audio", engine, "audio").predict(queries)
+    assert [answer.reason == "silence" for answer in answers] == [True, False, True]
+    assert all(answer.abstained for answer in (answers[0], answers[2]))

@@ -12,6 +12,7 @@ from surgvivqa_audio.answering.engine import AnswerEngine, OpenClip
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.processing.prompts import QuestionMode
+from surgvivqa_audio.speech.audio import is_silent
 
 _MODES: dict[str, tuple[QuestionMode, str]] = {
     "audio": ("audio", "tuned"),
@@ -58,30 +59,39 @@ class EngineSystem:
         if not queries:
             return []
         opened = self._open_all([query.clip for query in queries])
+        answers: dict[int, Answer] = {}
+        asked: list[int] = []
         questions, heard = [], []
-        for query in queries:
+        for place, (query, clip) in enumerate(zip(queries, opened, strict=True)):
             start = perf_counter()
-            if "audio" in self.mode and query.audio is None:
-                raise ConfigError(f"{query.key}: question mode '{self.mode}' needs audio")
             wave = query.audio if "audio" in self.mode else None
+            if wave is None and "audio" in self.mode:
+                raise ConfigError(f"{query.key}: question mode '{self.mode}' needs audio")
+            if wave is not None and is_silent(wave):
+                answers[place] = self.engine.no_question(_timings(clip, perf_counter() - start, 0.0))
+                continue
             mel = None if wave is None else self.engine.processor.mel(wave)
+            asked.append(place)
             questions.append(Spoken(self.mode, mel, query.text))
-            heard.append((perf_counter() - start) * 1e3)
+            heard.append(perf_counter() - start)
         start = perf_counter()
-        scores = self.engine.score_many(list(zip(opened, questions, strict=True)))
-        share = (perf_counter() - start) * 1e3 / len(queries)
-        return [
-            self.engine.decide(
-                scored,
-                {
-                    "open_clip": round(clip.open_ms, 3),
-                    "audio": round(listening, 3),
-                    "answer": round(share, 3),
-                    "total": round(listening + share, 3),
-                },
-            )
-            for clip, scored, listening in zip(opened, scores, heard, strict=True)
-        ]
+        scores = self.engine.score_many(
+            [(opened[place], q) for place, q in zip(asked, questions, strict=True)]
+        )
+        share = (perf_counter() - start) / max(len(asked), 1)
+        for place, scored, listening in zip(asked, scores, heard, strict=True):
+            answers[place] = self.engine.decide(scored, _timings(opened[place], listening, share))
+        return [answers[place] for place in range(len(queries))]
+
+
+def _timings(clip: OpenClip, audio: float, answer: float) -> dict[str, float]:
+    """Seconds -> the milliseconds of an answer."""
+    return {
+        "open_clip": round(clip.open_ms, 3),
+        "audio": round(audio * 1e3, 3),
+        "answer": round(answer * 1e3, 3),
+        "total": round((audio + answer) * 1e3, 3),
+    }
 
 
 def build_system(name: str, model_dir: Path | None = None) -> System:
