@@ -158,9 +158,7 @@ def record(
         except KeyboardInterrupt:
             state = takes.state()["prompts"]
             typer.echo(f"{sum(prompt['done'] for prompt in state)} of {len(state)} questions recorded.")
-    typer.echo(
-        f"Next: surgvivqa speech import {folder} {folder / LISTING} OUT --consent '...'"
-    )
+    typer.echo(f"Next: surgvivqa speech import {folder} {folder / LISTING} OUT --consent '...'")
 
 
 @app.command("import")
