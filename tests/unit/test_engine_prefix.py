@@ -17,6 +17,7 @@ from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.frames import decode_frames
 from surgvivqa_audio.answering.prefix import Prefix, PrefixCache, model_digest
 from surgvivqa_audio.errors import BadImage
+from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.video import Geometry
@@ -186,3 +187,19 @@ def test_scaled_decoding_is_close_to_full_decoding() -> None:
         decode_frames([content, content[:3000]], geometry)
     with pytest.raises(BadImage, match="at least one"):
         decode_frames([], geometry)
+
+
+def test_still_clip_equals_its_cold_run(make_frames: Any) -> None:
+    """Repeated frames share their features; every slice must still get its own."""
+    processor = nano_processor()
+    model = nano_graft(processor)
+    engine = AnswerEngine(model, processor, load_taxonomy(), name="tiny")
+    frames = [make_frames(1, 64)[0]] * 8
+    example = processor.encode(processor.clip(frames, 6.25), [])
+    batch = collate([example], processor.special.pad, labels=False)
+    with torch.no_grad():
+        cold = model.hidden_states(**batch, use_cache=True).past_key_values
+    opened = engine.open(frames, 6.25)
+    for layer, (keys, values) in zip(cold.layers, opened.prefix.layers, strict=True):
+        assert torch.allclose(layer.keys, keys, atol=1e-5)
+        assert torch.allclose(layer.values, values, atol=1e-5)

@@ -117,7 +117,8 @@ def prefill(model: AudioGraft, pad: int, clips: Sequence[Prepared], known: dict[
         grids = {name: batch[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in batch}
         positions, after = model.positions(batch["input_ids"], batch["mm_token_type_ids"], **grids)
         if features is not None and batch.pop("pixel_values_videos", None) is not None:
-            rows = [torch.cat(list(features[index].values())) for index in indices]
+            # by name and not by entry: a still clip names one slice several times
+            rows = [torch.cat([features[index][name] for name in clips[index].slices]) for index in indices]
             batch["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=rows)}
         cache = DynamicCache(config=config)
         del batch["attention_mask"]  # all ones: rows of one length
