@@ -15,6 +15,7 @@ from torch import nn
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.encoder import encoder_length
 from surgvivqa_audio.model.graft import AudioGraft
 
 GIB = 2.0**30
@@ -129,7 +130,8 @@ def shape_of(
     seed = config.layout == "seed"
     slices = frames if seed else -(-frames // vision.temporal_patch_size)
     visual = slices * rows * columns
-    encoder = 1500 if seed else -(-round(seconds * 100) // 2)
+    full = config.audio_config.max_source_positions
+    encoder = full if seed else encoder_length(round(seconds * 100))
     return Shape(visual * vision.spatial_merge_size**2, visual, encoder, -(-encoder // config.stack))
 
 
