@@ -78,10 +78,11 @@ class Phrasings(BaseModel):
 
 
 class OutOfScope(BaseModel):
-    """Questions nobody can answer from a clip; ``test`` is never trained on."""
+    """Questions nobody can answer from a clip; only ``train`` is trained on, ``eval`` sets thresholds."""
 
     model_config = _STRICT
     train: tuple[str, ...] = ()
+    eval: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
 
 

@@ -98,13 +98,16 @@ def test_a_shared_wording_is_refused():
 def test_out_of_scope_questions_are_disjoint(bank):
     scope = load_taxonomy().out_of_scope
     train, test = {words(text) for text in scope.train}, {words(text) for text in scope.test}
+    held = {words(text) for text in scope.eval}
+    assert len(held) == len(scope.eval) >= 40
+    assert not held & (train | test)
     assert len(train) == len(scope.train) >= 80
     assert len(test) == len(scope.test) >= 60
     assert not train & test
     asked = {words(text) for split in bank.values() for text in split.train + split.held_out}
-    assert not asked & (train | test)
-    fresh = [text for text in scope.test if not set().union(*train).issuperset(words(text))]
-    assert len(fresh) == len(scope.test)
+    assert not asked & (train | test | held)
+    known = set().union(*train)
+    assert not [text for text in (*scope.test, *scope.eval) if known.issuperset(words(text))]
 
 
 @pytest.mark.parametrize(
