@@ -59,7 +59,8 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
     """The only place that knows prompts, special tokens and lengths.
 
     ``family`` is the vision-language model's type. ``layout`` is ``stream``, or ``seed`` for the
-    predecessor's checkpoints, which fix ``audio_token_id``; see ``processing/seed.py``.
+    predecessor's checkpoints, which fix ``audio_token_id``; see ``processing/seed.py``. ``audio_length``
+    (``true`` or ``30s``) and ``pathway`` (``video`` or ``images``) are what the layout implies when empty.
     """
 
     # No keyword-only marker here: ProcessorMixin.from_pretrained drops keyword-only arguments silently.
@@ -77,10 +78,21 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         family: str = "qwen2_vl",
         layout: str = "stream",
         audio_token_id: int | None = None,
+        audio_length: str = "",
+        pathway: str = "",
         **kwargs: Any,
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigError(f"layout '{layout}' is unknown; use one of {', '.join(LAYOUTS)}")
+        self.audio_length = audio_length or ("30s" if layout == "seed" else "true")
+        self.pathway = pathway or ("images" if layout == "seed" else "video")
+        if self.audio_length not in ("true", "30s") or self.pathway not in ("video", "images"):
+            raise ConfigError(
+                f"audio_length '{self.audio_length}' and pathway '{self.pathway}' are unknown; "
+                "use true or 30s, and video or images"
+            )
+        if (layout, self.pathway) == ("stream", "images"):
+            raise ConfigError("separate images exist in the seed layout only; use pathway 'video'")
         get_family(family)
         self.family, self.layout, self.audio_token_id = family, layout, audio_token_id
         self.patch, self.merge, self.temporal = patch, merge, temporal
@@ -107,13 +119,13 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def clip(self, frames: Sequence[Image], fps: float) -> ClipInputs:
         """Frames (f of (h, w, 3)) at ``fps`` -> patches and grid. Raises BadImage."""
-        if self.layout == "seed":
+        if self.pathway == "images":
             return seed_images(frames, self.geometry)
         return video_inputs(frames, fps, self.geometry)
 
     def mel(self, wave: NDArray[np.float32]) -> Mel:
-        """Mono 16 kHz -> log-mel (m, t) at the true length (seed layout: 30 s). Raises BadAudio."""
-        if self.layout == "seed":
+        """Mono 16 kHz -> log-mel (m, t) at the true length, or padded to 30 s. Raises BadAudio."""
+        if self.audio_length == "30s":
             wave = pad_to_limit(wave)
         return log_mel(self.feature_extractor, wave)
 
@@ -130,12 +142,23 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         special = self.special
         ids = [special.im_start, *self.text_ids(f"system\n{SYSTEM}"), special.im_end, *self.text_ids("\n")]
         ids += [special.im_start, *self.text_ids("user\n")]
-        if video is not None:
-            tokens = video.grid[1] * video.grid[2] // self.merge**2
-            for stamp, count in get_family(self.family).clip_runs(video.stamps, tokens):
-                ids += self.text_ids(stamp) if stamp else []
-                ids += [special.vision_start, *[special.video_pad] * count, special.vision_end]
-        return ids + self.text_ids(INSTRUCTION)
+        return ids + self._visual_ids(video) + self.text_ids(INSTRUCTION)
+
+    def _visual_ids(self, clip: ClipInputs | None) -> list[int]:
+        """Placeholders between their marks: one run per picture, or what the family writes for a video."""
+        special = self.special
+        if clip is None:
+            return []
+        if isinstance(clip, ImageInputs):
+            pad, runs = special.image_pad, [("", grid[1] * grid[2] // self.merge**2) for grid in clip.grids]
+        else:
+            tokens = clip.grid[1] * clip.grid[2] // self.merge**2
+            pad, runs = special.video_pad, get_family(self.family).clip_runs(clip.stamps, tokens)
+        ids: list[int] = []
+        for stamp, count in runs:
+            ids += self.text_ids(stamp) if stamp else []
+            ids += [special.vision_start, *[pad] * count, special.vision_end]
+        return ids
 
     def question_ids(self, question: Spoken) -> list[int]:
         """[question][assistant]: in ``audio`` mode no character of the question is looked at."""
@@ -177,16 +200,17 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         types = [_VIDEO_TYPE if token == self.special.video_pad else 0 for token in ids]
         return Example(ids, labels, segments, types, video, mels)
 
-    def _encode_seed(self, images: ClipInputs | None, questions: Sequence[Spoken]) -> Example:
-        if len(questions) != 1 or isinstance(images, VideoInputs):
-            raise ConfigError("the seed layout takes one question about separate pictures")
+    def _encode_seed(self, clip: ClipInputs | None, questions: Sequence[Spoken]) -> Example:
+        if len(questions) != 1:
+            raise ConfigError("the seed layout takes one question a row")
         question = questions[0]
-        grids = () if images is None else images.grids
-        counts = [grid[1] * grid[2] // self.merge**2 for grid in grids]
-        ids = seed_prompt_ids(self.tokenizer, self.special, counts, question.mode, question.text)
+        audio = 0 if question.mel is None else audio_token_count(question.mel.shape[-1], self.stack)
+        visual = self._visual_ids(clip)
+        ids = seed_prompt_ids(self.tokenizer, self.special, visual, question.mode, question.text, audio)
         answer = [] if question.answer is None else self.answer_ids(question.answer)
         labels = [IGNORE] * len(ids) + answer
         ids += answer
-        types = [_IMAGE_TYPE if token == self.special.image_pad else 0 for token in ids]
+        marks = {self.special.image_pad: _IMAGE_TYPE, self.special.video_pad: _VIDEO_TYPE}
+        types = [marks.get(token, 0) for token in ids]
         mels = [] if question.mel is None else [question.mel]
-        return Example(ids, labels, [0] * len(ids), types, images, mels)
+        return Example(ids, labels, [0] * len(ids), types, clip, mels)

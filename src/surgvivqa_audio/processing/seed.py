@@ -20,7 +20,6 @@ from surgvivqa_audio.processing.prompts import QuestionMode, SpecialTokens
 from surgvivqa_audio.processing.video import Geometry, video_inputs
 from surgvivqa_audio.sample import Image
 
-SEED_AUDIO_TOKENS = 1500
 SEED_SYSTEM = "You are a helpful assistant."
 SEED_INSTRUCTION = "Answer the question concisely based on the visual and audio evidence."
 
@@ -68,10 +67,10 @@ def pad_to_limit(wave: NDArray[np.float32]) -> NDArray[np.float32]:
 def seed_prompt_ids(
     tokenizer: Any,
     special: SpecialTokens,
-    counts: Sequence[int],
+    visual: Sequence[int],
     mode: QuestionMode,
     text: str | None,
-    audio_tokens: int = SEED_AUDIO_TOKENS,
+    audio_tokens: int,
 ) -> list[int]:
     """Everything before the answer.
 
@@ -82,10 +81,10 @@ def seed_prompt_ids(
         tokenizer: of the checkpoint; where it does not know ``<|audio_bos|>``, the mark is plain text, as
             it was for the predecessor.
         special: ids of the special tokens.
-        counts: visual tokens of every picture.
+        visual: ids of the clip, placeholders and marks.
         mode: ``audio+text`` is the published one; ``audio`` leaves the typed question out.
         text: the typed question.
-        audio_tokens: placeholders.
+        audio_tokens: placeholders; the predecessor has 1,500 for its 30 s.
 
     Raises:
         ConfigError: mode ``text``, which this layout does not have.
@@ -100,8 +99,7 @@ def seed_prompt_ids(
     ids = marked(f"{header}<|audio_bos|>") + [special.audio] * audio_tokens + marked("<|audio_eos|>\n")
     template = f"<|im_start|>system\n{SEED_SYSTEM}<|im_end|>\n<|im_start|>user\n"
     ids += marked(template)[len(marked(header)) :]
-    for count in counts:
-        ids += [special.vision_start, *[special.image_pad] * count, special.vision_end]
+    ids += visual
     typed = f"User Question: {text}\n{SEED_INSTRUCTION}" if mode == "audio+text" else SEED_INSTRUCTION
     ids += tokenizer(typed, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids + marked("<|im_end|>\n<|im_start|>assistant\n")
