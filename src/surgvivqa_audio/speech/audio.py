@@ -128,12 +128,32 @@ def read_audio(path: str | Path) -> Wave:
         MissingAudio: there is no such file.
         BadAudio: it is empty, longer than 30 s, over a cap or cannot be decoded; names file and remedy.
     """
-    path = Path(path)
+    return decode_audio(_content(Path(path)), str(path))
+
+
+def _content(path: Path) -> bytes:
     if not path.is_file():
         raise MissingAudio(f"{path}: no such recording; check the path or run `surgvivqa speech make`")
     if path.stat().st_size > _MAX_BYTES:
         raise BadAudio(f"{path}: {path.stat().st_size >> 20} MB; at most {_MAX_BYTES >> 20} MB are read")
-    return decode_audio(path.read_bytes(), str(path))
+    return path.read_bytes()
+
+
+def recorded_seconds(path: str | Path) -> float:
+    """Length of a recording by its header; by decoding where the header does not say (WebM, M4A).
+
+    A length over 30 s is returned, not refused, where a header says it. Raises as :func:`read_audio`.
+    """
+    path = Path(path)
+    content = _content(path)
+    if not content or content[:4] == b"\x1aE\xdf\xa3" or content[4:8] == b"ftyp":
+        return decode_audio(content, str(path)).size / SAMPLE_RATE
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as stream:
+            _check_header(str(path), int(stream.samplerate), int(stream.channels), None)
+            return float(stream.frames) / float(stream.samplerate)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise BadAudio(f"{path}: cannot be decoded; record it again as {_ACCEPTED}") from error
 
 
 def wav_bytes(wave: Wave) -> bytes:

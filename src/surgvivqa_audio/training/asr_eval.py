@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jiwer
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -17,7 +16,8 @@ from surgvivqa_audio.processing.features import log_mel
 from surgvivqa_audio.processing.transcribe import transcribe
 from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, Voice
 from surgvivqa_audio.speech.noise import add_noise
-from surgvivqa_audio.speech.phrasing import PhrasingSplit, words
+from surgvivqa_audio.speech.phrasing import PhrasingSplit
+from surgvivqa_audio.speech.transcripts import compare, word_error_rate
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.asr_data import (
     Pool,
@@ -52,15 +52,6 @@ class EvalSet:
     def head(self, count: int) -> EvalSet:
         """The first ``count`` utterances."""
         return EvalSet(self.mels[:count], self.texts[:count])
-
-
-def word_error_rate(references: Sequence[str], transcripts: Sequence[str]) -> float:
-    """Word errors over reference words; case and punctuation do not count."""
-    return float(
-        jiwer.wer(
-            [" ".join(words(text)) for text in references], [" ".join(words(text)) for text in transcripts]
-        )
-    )
 
 
 def _spoken(texts: Sequence[str], voices: Sequence[Voice], rng: np.random.Generator) -> list[Utterance]:
@@ -127,8 +118,9 @@ def error_rates(
     model.eval()
     try:
         return {
-            name: round(word_error_rate(chosen.texts, transcribe(model, tokenizer, chosen.mels)), 4)
+            name: round(word_error_rate(map(compare, chosen.texts, heard)), 4)
             for name, chosen in sets.items()
+            for heard in [transcribe(model, tokenizer, chosen.mels)]
         }
     finally:
         model.train(training)
