@@ -11,6 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention, apply_rotary_pos_emb_vision
 
+# Families whose vision attention is rearranged, with its table of weights written out.
+WRITTEN_OUT = ("qwen2_vl",)
+
 
 def fast_vision(vlm: nn.Module) -> None:
     """Embed patches by a matrix product and attend to all slices of one length in one call."""

@@ -8,8 +8,6 @@ from transformers import Qwen2VLConfig, WhisperConfig
 
 from surgvivqa_audio.model.config import AudioGraftConfig
 
-# Of the published Qwen2-VL tokenizer; its 151,657 entries end here, so the next ids are free.
-FIRST_FREE_ID = 151657
 SLICE_LAYERS = 4
 
 
@@ -60,9 +58,11 @@ def named_config(size: str, layout: str = "stream") -> AudioGraftConfig:
     joint: dict[str, Any] = {"layout": layout}
     if layout == "seed":
         joint |= {"stack": 1, "projector": "linear"}
+    vlm = qwen2_vl_7b_config(layers[0], layers[1])
     return AudioGraftConfig(
-        vlm_config=qwen2_vl_7b_config(layers[0], layers[1]),
+        vlm_config=vlm,
         audio_config=whisper_turbo_config(layers[2]),
-        audio_token_id=FIRST_FREE_ID,
+        # the published tokenizer ends with the video placeholder, so the next id is free
+        audio_token_id=vlm.video_token_id + 1,
         **joint,
     )
