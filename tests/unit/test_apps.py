@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import random
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,13 @@ import pytest
 from tiny_graft import tone
 
 from surgvivqa_audio.answering.base import Answer, Option
-from surgvivqa_audio.apps import capability, cases, flipbook, serve, uploads
+from surgvivqa_audio.apps import capability, cases, flipbook, serve, uploads, viewing
 from surgvivqa_audio.apps.cases import ClipView, DataCases, SimCases
-from surgvivqa_audio.apps.demo_ask import answer_html, measured, options_html
+from surgvivqa_audio.apps.demo_answer import answer_html, known, measured_html, options_html
 from surgvivqa_audio.apps.export import visit_html, visit_json
 from surgvivqa_audio.apps.serve import Settings
 from surgvivqa_audio.apps.uploads import Upload
-from surgvivqa_audio.apps.visit import Visit, explanation, headline, percentile, type_label
+from surgvivqa_audio.apps.visit import Visit, explanation, headline, percentile, type_label, verdict
 from surgvivqa_audio.colonsim import make_dataset
 from surgvivqa_audio.errors import BadAudio, BadImage, ConfigError, MissingFrame, SurgVivqaError
 from surgvivqa_audio.processing.video import Geometry
@@ -71,9 +73,11 @@ class _OpenFake:
 
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
+        self.heard: list[Any] = []
 
     def ask(self, audio: Any = None, text: Any = None, mode: str = "audio", silent: bool = False) -> Answer:
         assert mode == ("text" if text else "audio")
+        self.heard.append(audio)
         if silent:
             return Answer("none", "none", "", 1.0, True, (), TIMES, "fake", "silence")
         return _answer(self.taxonomy)
@@ -173,6 +177,7 @@ def test_flipbook_holds_every_frame_and_loads_nothing(clip: ClipView) -> None:
     assert html.count("data:image/png;base64,") == 8
     assert 'data-theme="dark"' in html
     assert html.count("</script>") == 1
+    assert 'class="pixels"' in html
     assert "http" not in html
     assert 'min="1" max="10" step="1" value="2"' in html
     first = html.split("data:image/png;base64,")[1].split('"')[0]
@@ -180,17 +185,65 @@ def test_flipbook_holds_every_frame_and_loads_nothing(clip: ClipView) -> None:
     assert np.array_equal(np.asarray(decoded), clip.frames[0])
 
 
-def test_cards_judge_by_what_was_asked_else_what_was_understood(visit: Visit) -> None:
+def test_a_free_question_is_judged_after_the_visitor_said_it_was_understood(
+    visit: Visit, taxonomy: Taxonomy
+) -> None:
     free = visit.ask("microphone", tone(0.5))
-    assert (free.judged_type, free.correct(), free.recording) == ("scope_motion", False, b"")
+    assert (free.judged_type, free.understood(), free.correct(), free.recording) == (
+        "scope_motion",
+        None,
+        None,
+        b"",
+    )
+    assert verdict(free, taxonomy) == (
+        "Ground truth for “Scope motion”: No, the scope is not moving in these frames. The answer does not agree with it. "
+        "Was that your question?"
+    )
+    visit.confirm(free.number, True)
+    assert visit.cards[0].correct() is False
+    assert verdict(visit.cards[0], taxonomy).endswith("The answer is wrong.")
+
+
+def test_a_misheard_question_is_never_right(visit: Visit, clip: ClipView, taxonomy: Taxonomy) -> None:
+    truth = {"scope_motion": "yes", "occlusion_check": "yes"}
+    visit.show(replace(clip, truth=truth))
+    free = visit.ask("microphone", tone(0.5))  # the fake answers "scope motion: yes" to everything
+    assert "agrees with it. Was that your question?" in verdict(free, taxonomy)
+    visit.confirm(free.number, False)
+    assert visit.cards[-1].correct() is False
+    assert verdict(visit.cards[-1], taxonomy) == (
+        "Wrong, because the question was misunderstood: the model understood “Scope motion”."
+    )
+    visit.confirm(free.number, True)
+    assert visit.cards[-1].correct() is True
     posed = visit.ask("voice", tone(0.5), "Is the lens dirty?", "occlusion_check")
-    assert (posed.judged_type, posed.correct()) == ("occlusion_check", None)
+    assert (posed.judged_type, posed.understood(), posed.correct()) == ("occlusion_check", False, False)
+    assert verdict(posed, taxonomy) == (
+        "Wrong, because the question was misunderstood: the model understood “Scope motion”. You asked about "
+        "“Occlusion check”. Ground truth for “Occlusion check”: Yes, a close-up obstruction blocks the view."
+    )
+
+
+def test_what_cannot_be_judged_is_said(visit: Visit, clip: ClipView, taxonomy: Taxonomy) -> None:
+    posed = visit.ask("voice", tone(0.5), "Where is the lesion?", "lesion_site")
+    assert posed.correct() is None
+    assert verdict(posed, taxonomy) == "The ground truth of this clip says nothing about “Lesion site”."
     silent = visit.ask("microphone", np.zeros(8000, np.float32))
     assert headline(silent.answer) == "No question heard."
-    assert [card.number for card in visit.cards] == [1, 2, 3]
-    assert visit.current() is silent
-    visit.show(visit.clip)  # type: ignore[arg-type]
+    assert verdict(silent, taxonomy) == "No question was heard, so there is nothing to judge."
+    visit.show(replace(clip, truth={}))
     assert visit.current() is None
+    own = visit.ask("microphone", tone(0.5))
+    assert verdict(own, taxonomy) == "Nobody has told the ground truth of this clip."
+    assert [card.number for card in visit.cards] == [1, 2, 3]
+    assert visit.current() is own
+
+
+def test_pauses_around_a_question_do_not_reach_the_model(visit: Visit) -> None:
+    pause = np.zeros(32_000, np.float32)
+    visit.ask("microphone", np.concatenate([pause, tone(0.5), pause]))
+    heard = visit._open.heard[-1]  # type: ignore[union-attr]
+    assert 8_000 <= heard.size <= 8_000 + 2 * 2_000
 
 
 def test_questions_without_clip_words_or_sound_are_refused(taxonomy: Taxonomy, visit: Visit) -> None:
@@ -204,7 +257,9 @@ def test_questions_without_clip_words_or_sound_are_refused(taxonomy: Taxonomy, v
 
 
 def test_words_of_an_abstention(taxonomy: Taxonomy) -> None:
-    assert explanation(_answer(taxonomy), taxonomy).startswith("Understood as: Scope motion (")
+    assert explanation(_answer(taxonomy), taxonomy) == (
+        "Understood as: Scope motion, “Is the scope actively moving throughout this clip?”"
+    )
     assert "has only 90 %." in explanation(_answer(taxonomy, reason="uncertain"), taxonomy)
     assert "cannot answer" in explanation(_answer(taxonomy, reason="refused"), taxonomy)
     assert type_label("nbi_status") == "NBI status"
@@ -232,10 +287,14 @@ def test_export_holds_answers_and_no_sound_unless_asked(visit: Visit) -> None:
     assert document["questions"][0]["ground_truth"] == {
         "type": "scope_motion",
         "truth": "no",
-        "correct": False,
+        "question_understood": None,
+        "correct": None,
     }
     assert not any("recording_wav_base64" in row for row in document["questions"])
     assert "&lt;b&gt;moving?" in visit_html(visit)
+    assert "Ground truth: no (not judged: was that the question?)" in visit_html(visit)
+    visit.confirm(1, True)
+    assert json.loads(visit_json(visit))["questions"][0]["ground_truth"]["correct"] is False
     assert "<audio" not in visit_html(visit)
     visit.keep_recordings = True
     visit.ask("microphone", tone(0.5))
@@ -244,7 +303,7 @@ def test_export_holds_answers_and_no_sound_unless_asked(visit: Visit) -> None:
 
 def test_figures_come_from_the_report_or_are_missing(tmp_path: Path, visit: Visit) -> None:
     card = visit.ask("microphone", tone(0.5))
-    assert measured(card, None).startswith("How often this model is right was not measured yet")
+    assert "Not measured: this model comes without an evaluation report." in measured_html(card, None)
     entry = {"rows": 40, "closed_set": 0.8, "floor": 0.55, "ci95": [0.65, 0.9], "balanced": 0.8}
     report = {"main": "a", "simulated": True, "runs": {"a": {"by_type": {"scope_motion": entry}}}}
     path = tmp_path / "report" / "report.json"
@@ -252,10 +311,10 @@ def test_figures_come_from_the_report_or_are_missing(tmp_path: Path, visit: Visi
     path.write_text(json.dumps(report))
     assert capability.find("report.json", [None, tmp_path]) == path
     profile = capability.read_profile(path)
-    assert measured(card, profile) == (
-        "Scope motion, measured on simulated clips: right in 80 % (95 % interval 65 to 90, 40 questions); "
-        "without looking, the best constant answer reaches 55 %."
-    )
+    html = measured_html(card, profile)
+    assert re.findall(r'class="value">(.*?)</td>', html) == ["80 %", "55 %"]
+    assert "Scope motion: 40 questions about simulated ColonSim clips, 95 % interval 65 to 90 %." in html
+    assert "no figure for this kind" in measured_html(card, replace(profile, by_type={}))
     path.write_text("{}")
     with pytest.raises(ConfigError, match="not a report of"):
         capability.read_profile(path)
@@ -266,6 +325,9 @@ def test_answer_markup_escapes_and_lists_all_options(visit: Visit) -> None:
     assert "confidence 90 %" in answer_html(card, "<why>")
     assert "&lt;why&gt;" in answer_html(card, "<why>")
     assert options_html(card).count("<tr") == 2
+    assert known(card, visit.engine.taxonomy) == [
+        {"question": "Scope motion", "truth": "No, the scope is not moving in these frames."}
+    ]
 
 
 def test_simulated_patients_answer_the_filter() -> None:
@@ -278,6 +340,21 @@ def test_simulated_patients_answer_the_filter() -> None:
     assert source.procedures() == ["sim-77000001", name]
     with pytest.raises(ConfigError, match="no simulated patient sim-1"):
         source.cases("sim-1")
+
+
+def test_the_viewer_page_of_a_patient_and_of_a_folder(
+    tmp_path: Path, taxonomy: Taxonomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewing, "SIDE", 32)
+    monkeypatch.setattr(viewing, "CLIPS", 1)
+    page = viewing.patient_page(SimCases(), taxonomy, "sim-77000001")
+    assert page.startswith("<!doctype html>")
+    assert page.count("data:image/jpeg;base64,") == 8
+    make_dataset(tmp_path / "data", 1, 1, 5, 32, 8)
+    (name,) = DataCases(tmp_path / "data", taxonomy).procedures()
+    assert viewing.rows_page(tmp_path / "data", taxonomy, "", name).count("data:image/jpeg;base64,") == 8
+    with pytest.raises(ConfigError, match="no rows of video sim-1"):
+        viewing.rows_page(tmp_path / "data", taxonomy, "", "sim-1")
 
 
 def test_data_folder_gives_clips_with_truth(tmp_path: Path, taxonomy: Taxonomy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import surgvivqa_audio
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.apps import demo_page, shared
 from surgvivqa_audio.apps.cases import SimCases
+from surgvivqa_audio.apps.visit import verdict
 from surgvivqa_audio.speech.audio import wav_bytes
 from surgvivqa_audio.taxonomy import load_taxonomy
 
@@ -115,9 +117,40 @@ def test_filter_new_patient_and_truth(page: AppTest, monkeypatch: pytest.MonkeyP
     assert (card.way, card.asked_type) == ("voice", "lesion_site")
     _clean(page.toggle(key="truth").set_value(True).run())
     shown = [one.value for one in [*page.success, *page.error]]
-    verdict = "right" if card.correct() else "wrong"
-    site = page.session_state.visit.clip.truth["lesion_site"]
-    assert shown == [f"Lesion site (asked): {site}. The answer is {verdict}."]
+    assert shown == [verdict(card, load_taxonomy())]
+    assert not any(button.label == "Yes, I asked that" for button in page.button)
+
+
+def test_a_free_question_is_confirmed_by_the_visitor(page: AppTest) -> None:
+    _way(page, "typed")
+    page.text_input[0].set_value("Is a tool visible?")
+    _press(page, "Ask in writing")
+    visit = page.session_state.visit
+    kind = visit.cards[0].judged_type or "scope_motion"
+    # The tiny model's weights are random, so the truth is made to hold whatever it understood.
+    visit.cards[0] = replace(
+        visit.cards[0],
+        truth={kind: visit.cards[0].answer.short_answer},
+        answer=replace(visit.cards[0].answer, question_type=kind, abstained=False),
+    )
+    _clean(page.toggle(key="truth").set_value(True).run())
+    assert [len(page.success), len(page.error)] == [0, 0]
+    _press(page, "No, something else")
+    assert page.error[0].value.startswith("Wrong, because the question was misunderstood")
+    _press(page, "Yes, I asked that")
+    assert page.success[0].value.endswith("The answer is right.")
+
+
+def test_a_damaged_report_does_not_keep_anybody_from_asking(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shared, "engine", lambda folder: _engine())
+    monkeypatch.setattr("surgvivqa_audio.apps.cases.SIDE", 48)
+    (tmp_path / "report.json").write_text("{}")
+    monkeypatch.setenv("SURGVIVQA_DEMO", f'{{"model": "tiny", "report": "{tmp_path}"}}')
+    page = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    assert [one.value.split(":")[0] for one in page.error] == [str(tmp_path / "report.json")]
+    assert page.session_state.visit.clip is not None
 
 
 def test_two_visitors_do_not_share_clips(page: AppTest) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from surgvivqa_audio.colonsim import Procedure, render
+from surgvivqa_audio.colonsim.dataset import samples_of
 from surgvivqa_audio.colonsim.spec import FPS, STRIDE
 from surgvivqa_audio.data.folder import data_rows, video_table
 from surgvivqa_audio.data.stores import open_store
@@ -116,6 +117,15 @@ class SimCases:
             fps=FPS / STRIDE,
             truth=dict(spec.known),
         )
+
+    def samples(self, procedure: str, taxonomy: Taxonomy, count: int) -> list[Sample]:
+        """Rows of the patient's first ``count`` clips, as a dataset would hold them."""
+        specs = [self._patient(procedure).clip(index) for index in range(count)]
+        return [
+            sample
+            for spec in specs
+            for sample in samples_of(spec, "out", taxonomy, include_unanswerable=False)
+        ]
 
     def _patient(self, procedure: str) -> Procedure:
         if procedure not in self._patients:

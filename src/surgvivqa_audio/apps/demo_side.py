@@ -1,4 +1,4 @@
-"""The sidebar: model, measured profile, live times, statistics, links and export."""
+"""The sidebar: live times, measured profile, model, statistics, links and export."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa_audio.apps import capability
-from surgvivqa_audio.apps.export import NOTICE, visit_html, visit_json
+from surgvivqa_audio.apps.export import visit_html, visit_json
 from surgvivqa_audio.apps.serve import Settings
 from surgvivqa_audio.apps.visit import Visit, type_label
-from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.errors import ConfigError, SurgVivqaError
 
 
 def sidebar(st: Any, visit: Visit, settings: Settings) -> None:
     """Draw every section; what was not measured is said, never made up."""
     with st.sidebar:
-        st.warning(NOTICE)
         _live(st, visit)
+        _profile(st, st.session_state.profile, st.session_state.profile_problem)
         _model(st, visit, settings)
-        _profile(st, st.session_state.profile)
         _statistics(st, st.session_state.folders)
+        _viewer(st, visit, settings)
         _export(st, visit)
 
 
@@ -31,8 +31,8 @@ def _live(st: Any, visit: Visit) -> None:
     st.subheader("This visit", anchor=False)
     times = visit.performance()
     first, second = st.columns(2)
-    first.metric("Answer, p50", _milliseconds(times["answer_p50"]))
-    second.metric("Answer, p95", _milliseconds(times["answer_p95"]))
+    first.metric("Answer, p50", _milliseconds(times["answer_p50"]), help="Half of the answers came faster.")
+    second.metric("Answer, p95", _milliseconds(times["answer_p95"]), help="95 % of the answers came faster.")
     st.caption(
         f"Questions: {times['questions']}, clips: {times['clips']}. "
         f"Opening a clip takes {_milliseconds(times['open_p50'])} (p50)."
@@ -44,13 +44,16 @@ def _model(st: Any, visit: Visit, settings: Settings) -> None:
     with st.expander("Model card"):
         count = sum(parameter.numel() for parameter in engine.model.parameters())
         decision = engine.decision
+        abstains = (
+            f"{100 * decision.abstain_below:.0f} %" if decision.abstain_below else "never by confidence"
+        )
         st.table(
             {
                 "name": engine.name,
                 "parameters": f"{count / 1e6:.1f} million",
                 "answers": f"{len(engine.sentences)} sentences",
                 "frames": f"fit within {engine.processor.max_side} pixels",
-                "abstains below": f"{100 * decision.abstain_below:.0f} %",
+                "abstains below": abstains,
                 "temperature": f"{decision.temperature:.2f}",
             }
         )
@@ -61,26 +64,40 @@ def _model(st: Any, visit: Visit, settings: Settings) -> None:
             )
 
 
-def _profile(st: Any, profile: capability.Profile | None) -> None:
+def _profile(st: Any, profile: capability.Profile | None, problem: str) -> None:
     with st.expander("Measured capability"):
-        if profile is None:
-            st.caption("No evaluation report was found. `surgvivqa eval report` writes one; pass --report.")
-            return
-        where = "on simulated clips" if profile.simulated else "on the test clips"
-        st.caption(f"Run {profile.run}, {where}; right and blind floor in %.")
-        st.dataframe(
-            [
-                {
-                    "type": type_label(name),
-                    "right": round(100 * entry.accuracy),
-                    "floor": round(100 * entry.floor),
-                    "n": entry.rows,
-                }
-                for name, entry in sorted(profile.by_type.items())
-            ],
-            hide_index=True,
-        )
-        _page(st, profile.page, "Evaluation report (HTML)")
+        if problem:
+            st.error(problem)
+        elif profile is None:
+            st.caption(
+                "Not measured: this model comes without an evaluation report.",
+                help="`surgvivqa eval report` writes one; start the demo with --report FOLDER.",
+            )
+        else:
+            _measured(st, profile)
+
+
+def _measured(st: Any, profile: capability.Profile) -> None:
+    where = "simulated ColonSim clips" if profile.simulated else "test clips"
+    st.caption(
+        f"Run {profile.run} on {where}. “Blind” is what the same answer every time would reach, "
+        "without looking."
+    )
+    share = st.column_config.NumberColumn(format="%d %%", width="small")
+    st.dataframe(
+        [
+            {
+                "type": type_label(name),
+                "right": round(100 * entry.accuracy),
+                "blind": round(100 * entry.floor),
+                "n": entry.rows,
+            }
+            for name, entry in sorted(profile.by_type.items())
+        ],
+        hide_index=True,
+        column_config={"right": share, "blind": share},
+    )
+    _page(st, profile.page, "Evaluation report (HTML)")
 
 
 def _page(st: Any, page: Path | None, label: str) -> None:
@@ -89,23 +106,53 @@ def _page(st: Any, page: Path | None, label: str) -> None:
 
 
 def _statistics(st: Any, folders: list[Path | None]) -> None:
-    with st.expander("Data"):
+    with st.expander("Data statistics"):
         found = capability.find(capability.STATS, folders)
         if found is None:
             st.caption(
-                "No data_stats.json was found. `surgvivqa data stats DIR` writes it; start with --data."
+                "No statistics come with these clips.",
+                help="`surgvivqa data stats DATA` writes data_stats.json; start the demo with --data DATA.",
             )
-        else:
-            try:
-                parts = capability.read_stats(found)
-            except ConfigError as error:
-                st.error(str(error))
-            else:
-                st.dataframe([{"part": name, **part} for name, part in parts.items()], hide_index=True)
-        viewer = capability.find("viewer.html", folders)
-        _page(st, viewer, "Clips and questions (HTML)")
-        if viewer is None:
-            st.caption("`surgvivqa data view DATA` writes a page with every clip and question.")
+            return
+        try:
+            parts = capability.read_stats(found)
+        except ConfigError as error:
+            st.error(str(error))
+            return
+        st.dataframe([{"part": name, **part} for name, part in parts.items()], hide_index=True)
+
+
+def _viewer(st: Any, visit: Visit, settings: Settings) -> None:
+    """The page of `surgvivqa data view`: the one that lies in the folder, else made when asked for."""
+    from surgvivqa_audio.apps.viewing import patient_page, rows_page
+
+    with st.expander("Clips and questions"):
+        ready = capability.find("viewer.html", st.session_state.folders)
+        if ready is not None:
+            _page(st, ready, "Clips and questions (HTML)")
+            return
+        st.caption("One page with frames, questions and answers, to read without this program.")
+        name = str(st.session_state.procedure)
+        if st.button(f"Make the page of {name}"):
+            with st.spinner("Collecting …"):
+                try:
+                    made = (
+                        rows_page(Path(settings.data), visit.engine.taxonomy, settings.split, name)
+                        if settings.data
+                        else patient_page(st.session_state.cases, visit.engine.taxonomy, name)
+                    )
+                except SurgVivqaError as error:
+                    st.error(str(error))
+                    return
+            st.session_state.made = (name, made)
+        if st.session_state.get("made", ("", ""))[0] == name:
+            st.download_button(
+                "Clips and questions (HTML)",
+                st.session_state.made[1],
+                f"{name}.html",
+                "text/html",
+                on_click="ignore",
+            )
 
 
 def _export(st: Any, visit: Visit) -> None:
@@ -114,6 +161,6 @@ def _export(st: Any, visit: Visit) -> None:
         "Keep my recordings from now on, for the export", value=visit.keep_recordings, key="keep"
     )
     st.caption("Nothing is stored on this computer. Without the tick, no sound is part of the export.")
-    first, second = st.columns(2)
-    first.download_button("JSON", visit_json(visit), "visit.json", "application/json", on_click="ignore")
-    second.download_button("HTML", visit_html(visit), "visit.html", "text/html", on_click="ignore")
+    with st.container(horizontal=True):
+        st.download_button("JSON", visit_json(visit), "visit.json", "application/json", on_click="ignore")
+        st.download_button("HTML", visit_html(visit), "visit.html", "text/html", on_click="ignore")

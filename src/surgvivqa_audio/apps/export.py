@@ -25,6 +25,7 @@ def _judgement(card: Card) -> dict[str, Any]:
     return {
         "type": card.judged_type or None,
         "truth": card.truth.get(card.judged_type),
+        "question_understood": card.understood(),
         "correct": card.correct(),
     }
 
@@ -67,18 +68,19 @@ def _card_html(card: Card) -> str:
     judgement = _judgement(card)
     truth = ""
     if judgement["truth"] is not None:
-        verdict = "right" if judgement["correct"] else "wrong"
+        verdict = {True: "right", False: "wrong", None: "not judged: was that the question?"}[card.correct()]
         truth = f"<p>Ground truth: {escape(judgement['truth'])} ({verdict})</p>"
     sound = ""
     if card.recording:
         data = base64.b64encode(card.recording).decode()
         sound = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
     asked = f"“{escape(card.question)}”, " if card.question else ""
-    kind = escape(type_label(answer.question_type)) if answer.question_type else "abstained"
+    kind = f"Understood as {type_label(answer.question_type)}" if answer.question_type else "Abstained"
     return (
         f"<article><p class=quiet>{card.number}. {escape(card.clip)}: {asked}{WAYS[card.way]}</p>"
         f"<h2>{escape(headline(answer))}</h2>"
-        f"<p>{kind}, confidence {100 * answer.confidence:.0f} %, {answer.timings_ms['total']:.0f} ms</p>"
+        f"<p>{escape(kind)}, confidence {100 * answer.confidence:.0f} %, "
+        f"{answer.timings_ms['total']:.0f} ms</p>"
         f"<table>{options}</table>{truth}{sound}</article>"
     )
 

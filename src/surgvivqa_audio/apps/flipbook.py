@@ -1,4 +1,4 @@
-"""The frames of a clip as a small self-contained player: play, 1 to 10 FPS, slider, keyboard."""
+"""The frames of a clip as a small self-contained player: play, 1 to 10 FPS, slider, zoom, grid, keyboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.video import resize
 from surgvivqa_audio.sample import Image
 
-HEIGHT = 520  # pixels of the player, fixed so that nothing jumps
+HEIGHT = 540  # pixels of the player, fixed so that nothing jumps
 MAX_SIDE = 640  # longer side of a displayed frame
 
 
@@ -61,4 +61,6 @@ def flipbook_html(frames: list[Image], labels: list[str], dark: bool, lossless: 
     template = (files("surgvivqa_audio") / "apps" / "flipbook.html").read_text(encoding="utf-8")
     pictures = [data_uri(frame, lossless) for frame in frames]
     data = json.dumps({"pictures": pictures, "labels": labels}).replace("<", "\\u003c")
-    return template.replace("__THEME__", "dark" if dark else "light").replace("__DATA__", data)
+    template = template.replace("__THEME__", "dark" if dark else "light")
+    # Pixels that are shown as what the model sees are enlarged without smoothing.
+    return template.replace("__CLASS__", "pixels" if lossless else "").replace("__DATA__", data)

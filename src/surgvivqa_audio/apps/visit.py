@@ -5,7 +5,7 @@ Each visit has its own object, kept by the browser session; only the model behin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal
 
@@ -13,7 +13,7 @@ from surgvivqa_audio.answering.base import Answer
 from surgvivqa_audio.answering.engine import AnswerEngine, OpenClip
 from surgvivqa_audio.apps.cases import ClipView
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.speech.audio import Wave, is_silent, wav_bytes
+from surgvivqa_audio.speech.audio import Wave, is_silent, trim_silence, wav_bytes
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Way = Literal["microphone", "upload", "voice", "typed"]
@@ -33,6 +33,8 @@ class Card:
     Attributes:
         question: its words where they are known; a recording has none, no transcript is made.
         asked_type: the question type where the demo itself posed the question, else empty.
+        confirmed: for a free question, whether the visitor said that the understood question was the one
+            asked; None where nobody said so. Only the visitor knows.
         recording: WAV bytes, only when the visitor asked to keep recordings.
     """
 
@@ -44,19 +46,27 @@ class Card:
     answer: Answer
     truth: dict[str, str] = field(default_factory=dict)
     recording: bytes = b""
+    confirmed: bool | None = None
 
     @property
     def judged_type(self) -> str:
         """Which type's ground truth applies: the one asked, else the one the model understood."""
         return self.asked_type or self.answer.question_type
 
+    def understood(self) -> bool | None:
+        """Whether the model understood the question that was asked; None where nobody knows."""
+        return self.answer.question_type == self.asked_type if self.asked_type else self.confirmed
+
     def correct(self) -> bool | None:
-        """Whether the answer is right; None where the ground truth of this clip does not say."""
-        truth = self.truth.get(self.judged_type)
-        if truth is None:
+        """Whether the answer is right; None where nobody can tell.
+
+        A misheard question is never right, whatever the answer says: a free question is judged only after
+        the visitor said that it was understood.
+        """
+        truth, understood = self.truth.get(self.judged_type), self.understood()
+        if truth is None or understood is None:
             return None
-        right = self.answer.question_type == self.judged_type and self.answer.short_answer == truth
-        return right and not self.answer.abstained
+        return understood and self.answer.short_answer == truth and not self.answer.abstained
 
 
 def headline(answer: Answer) -> str:
@@ -76,8 +86,39 @@ def explanation(answer: Answer, taxonomy: Taxonomy) -> str:
         best = answer.options[0]
         guess = f'"{best.sentence}" ({type_label(best.question_type)})'
         return f"The model abstains: its best guess, {guess}, has only {100 * best.probability:.0f} %."
-    domain = taxonomy.domains[taxonomy.types[answer.question_type].domain]
-    return f"Understood as: {type_label(answer.question_type)} ({domain})"
+    return f"Understood as: {understood_as(answer.question_type, taxonomy)}"
+
+
+def understood_as(question_type: str, taxonomy: Taxonomy) -> str:
+    """A type with its published wording, so that a visitor sees which question was answered."""
+    return f"{type_label(question_type)}, “{taxonomy.types[question_type].out_template}”"
+
+
+def verdict(card: Card, taxonomy: Taxonomy) -> str:
+    """What the ground truth says about an answer, in words. Colours follow :meth:`Card.correct`."""
+    answer, kind = card.answer, card.judged_type
+    if not card.truth:
+        return "Nobody has told the ground truth of this clip."
+    if answer.reason == "silence":
+        return "No question was heard, so there is nothing to judge."
+    if not kind:
+        return "The model took the question as one that this clip cannot answer; all that is known is below."
+    if kind not in card.truth:
+        return f"The ground truth of this clip says nothing about “{type_label(kind)}”."
+    sentence = taxonomy.types[kind].answer(card.truth[kind]).sentence
+    truth = f"Ground truth for “{type_label(kind)}”: {sentence}"
+    if card.understood() is None:
+        agrees = "agrees" if answer.short_answer == card.truth[kind] else "does not agree"
+        return f"{truth} The answer {agrees} with it. Was that your question?"
+    if not card.understood():
+        asked = f" You asked about “{type_label(kind)}”. {truth}" if card.asked_type else ""
+        heard = "the model took it as one that this clip cannot answer"
+        if answer.question_type:
+            heard = f"the model understood “{type_label(answer.question_type)}”"
+        return f"Wrong, because the question was misunderstood: {heard}.{asked}"
+    if answer.abstained:
+        return f"{truth} The model gave no answer."
+    return f"{truth} The answer is {'right' if card.correct() else 'wrong'}."
 
 
 def type_label(question_type: str) -> str:
@@ -138,7 +179,9 @@ class Visit:
         elif wave is None:
             raise ConfigError("no recording; record or upload the question first")
         else:
-            answer = self._open.ask(wave, silent=is_silent(wave))
+            # People breathe before and after a question; the model learned from recordings without that.
+            silent, wave = is_silent(wave), trim_silence(wave)
+            answer = self._open.ask(wave, silent=silent)
         recording = wav_bytes(wave) if self.keep_recordings and wave is not None else b""
         card = Card(
             len(self.cards) + 1,
@@ -156,6 +199,10 @@ class Visit:
     def current(self) -> Card | None:
         """The newest card about the clip that is open."""
         return self.cards[-1] if len(self.cards) > self._asked_before else None
+
+    def confirm(self, number: int, yes: bool) -> None:
+        """Note whether card ``number`` understood the question that the visitor had asked."""
+        self.cards[number - 1] = replace(self.cards[number - 1], confirmed=yes)
 
     def performance(self) -> dict[str, float | int | None]:
         """Times of this visit in milliseconds."""
