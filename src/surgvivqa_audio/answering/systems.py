@@ -9,6 +9,7 @@ from time import perf_counter
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
 from surgvivqa_audio.answering.bundle import load_engine
 from surgvivqa_audio.answering.engine import AnswerEngine, OpenClip
+from surgvivqa_audio.answering.whole import WholePromptSystem
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.processing.prompts import QuestionMode
@@ -109,4 +110,10 @@ def build_system(name: str, model_dir: Path | None = None) -> System:
         raise ConfigError(f"unknown system '{name}'; use one of {', '.join(SYSTEMS)}")
     mode, stage = _MODES[name]
     engine = load_engine(model_dir, stage="base" if stage == "base" else "tuned")
-    return EngineSystem(name, engine, mode, frames=name != "noframes")
+    return engine_system(name, engine, mode, frames=name != "noframes")
+
+
+def engine_system(name: str, engine: AnswerEngine, mode: QuestionMode, *, frames: bool = True) -> System:
+    """A question mode of a loaded model, whichever its layout. Raises ConfigError as the layout demands."""
+    kind = WholePromptSystem if engine.processor.layout == "seed" else EngineSystem
+    return kind(name, engine, mode, frames=frames)

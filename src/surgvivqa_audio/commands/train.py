@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,24 +22,83 @@ def train(
         bool, typer.Option("--resume", help="Continue the newest complete checkpoint.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and print the resolved recipe only.")
+        bool,
+        typer.Option("--dry-run", help="Check everything; print updates, tokens, estimates and the recipe."),
     ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first rows (stage vqa).")] = 0,
 ) -> None:
-    """Run one training stage."""
+    """Run one training stage. For several processes: torchrun --nproc-per-node N --no-python surgvivqa train."""
     import json
 
     from surgvivqa_audio.errors import ConfigError
     from surgvivqa_audio.training.recipe import read_recipe, run_recipe
 
-    resolved = read_recipe(recipe, overrides or ())
+    chosen = [*(overrides or ()), *([f"data.limit={limit}"] if limit else [])]
+    resolved = read_recipe(recipe, chosen)
     if dry_run:
-        typer.echo(json.dumps(resolved.model_dump(mode="json"), indent=2))
+        typer.echo(json.dumps(_plan(resolved), indent=2))
         return
+    first = os.environ.get("RANK", "0") == "0"
     folder = out or Path("runs") / recipe.parent.name / recipe.stem
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    if first and folder.exists() and any(folder.iterdir()) and not resume:
         raise ConfigError(f"{folder}: already holds a run; use --resume, or another --out")
-    summary = run_recipe(
-        resolved, folder, resume=resume, progress=lambda record: typer.echo(json.dumps(record), err=True)
-    )
-    shown = {name: value for name, value in summary.items() if name != "run"}
-    typer.echo(json.dumps({"out": str(folder), **shown}, indent=2, default=str))
+    with _reporter() as report:
+        summary = run_recipe(resolved, folder, resume=resume, progress=report)
+    if first:
+        shown = {name: value for name, value in summary.items() if name != "run"}
+        typer.echo(json.dumps({"out": str(folder), **shown}, indent=2, default=str))
+
+
+def _plan(recipe: Any) -> dict[str, Any]:
+    from surgvivqa_audio.training.vqa_recipe import VqaRecipe
+
+    resolved: dict[str, Any] = recipe.model_dump(mode="json")
+    if not isinstance(recipe, VqaRecipe):
+        return resolved
+    from surgvivqa_audio.training.dry_run import plan
+
+    return {"plan": plan(recipe), "recipe": resolved}
+
+
+@contextmanager
+def _reporter() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar on a terminal, one JSON line per report elsewhere."""
+    import json
+
+    if not sys.stderr.isatty():
+        yield lambda record: typer.echo(json.dumps(record), err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("update"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, facts="")
+        known: dict[str, Any] = {}
+
+        def show(record: dict[str, Any]) -> None:
+            if "of" not in record:
+                bar.console.print(json.dumps(record))
+                return
+            known.update(record)
+            bar.update(task, completed=record.get("step", 0), total=record["of"], facts=_facts(known))
+
+        yield show
+
+
+def _facts(known: dict[str, Any]) -> str:
+    """The line behind the bar: what is known so far, in a fixed order."""
+    parts = []
+    for name, text in (
+        ("loss", "loss {:.4f}"),
+        ("eval_loss", "eval {:.4f}"),
+        ("eval_accuracy", "right {:.1%}"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("memory_gib", "{:.1f} GiB"),
+    ):
+        if name in known:
+            parts.append(text.format(known[name]))
+    if "eta_seconds" in known:
+        minutes, seconds = divmod(int(known["eta_seconds"]), 60)
+        parts.append(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+    return "  ".join(parts)

@@ -129,7 +129,7 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
             wave = pad_to_limit(wave)
         return log_mel(self.feature_extractor, wave)
 
-    def prefix_ids(self, video: ClipInputs | None) -> list[int]:
+    def prefix_ids(self, video: ClipInputs | None, instruction: str = INSTRUCTION) -> list[int]:
         """[system][video][instruction]: what is known before the question.
 
         Raises:
@@ -142,7 +142,7 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         special = self.special
         ids = [special.im_start, *self.text_ids(f"system\n{SYSTEM}"), special.im_end, *self.text_ids("\n")]
         ids += [special.im_start, *self.text_ids("user\n")]
-        return ids + self._visual_ids(video) + self.text_ids(INSTRUCTION)
+        return ids + self._visual_ids(video) + self.text_ids(instruction)
 
     def _visual_ids(self, clip: ClipInputs | None) -> list[int]:
         """Placeholders between their marks: one run per picture, or what the family writes for a video."""
@@ -176,17 +176,20 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
         """The sentence and the end token: exactly what is supervised."""
         return [*self.text_ids(sentence), self.special.im_end]
 
-    def encode(self, video: ClipInputs | None, questions: Sequence[Spoken]) -> Example:
+    def encode(
+        self, video: ClipInputs | None, questions: Sequence[Spoken], instruction: str = INSTRUCTION
+    ) -> Example:
         """One clip and one or more questions about it -> one row.
 
-        A question without ``answer`` ends at the assistant header, ready to be answered.
+        A question without ``answer`` ends at the assistant header, ready to be answered. The seed layout has
+        its own instruction.
 
         Raises:
             ConfigError: the seed layout with anything but one question.
         """
         if self.layout == "seed":
             return self._encode_seed(video, questions)
-        ids = self.prefix_ids(video)
+        ids = self.prefix_ids(video, instruction)
         labels, segments = [IGNORE] * len(ids), [0] * len(ids)
         mels: list[Mel] = []
         for number, question in enumerate(questions, start=1):

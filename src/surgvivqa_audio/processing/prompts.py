@@ -14,6 +14,8 @@ QUESTION_MODES: tuple[QuestionMode, ...] = ("audio", "text", "audio+text")
 # Everything before the first bar is known before anybody speaks.
 SYSTEM = "You see a colonoscopy clip."
 INSTRUCTION = "Answer the question."
+# In its place when the projector is aligned on transcripts.
+TRANSCRIBE = "Write the question down."
 
 
 @dataclass(frozen=True)
