@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from surgvivqa_audio.answering.prefix import device_of
 from surgvivqa_audio.answering.questions import Asked, hear
 from surgvivqa_audio.answering.trie import Trie
 from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.text import Layers, run_text
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 
 
@@ -27,28 +27,24 @@ class Jump:
 
 
 class _Writer:
-    """A cache that grows by what is written; returns the hidden state (d,) after the last token."""
+    """Writes tokens behind a question; keys and values grow by what is written."""
 
     def __init__(self, model: AudioGraft, asked: Asked, bucket: int) -> None:
         self.model = model
-        self.cache: DynamicCache = asked.prefix.fork()
+        self.past: Layers = asked.prefix.layers
         self.position = asked.prefix.position
         self.audio = None if asked.mel is None else hear(model, [asked.mel], bucket)
 
-    def write(self, ids: Sequence[int]) -> Tensor:
-        """Hidden states (n, d) of the new tokens."""
-        device = device_of(self.model)
+    def write(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Hidden states (last, d) of the last of the new tokens."""
+        device, size = device_of(self.model), len(ids)
         embeddings = self.model.embed(torch.tensor([list(ids)], device=device), self.audio)
         self.audio = None
-        positions = torch.arange(self.position, self.position + len(ids), device=device)
-        self.position += len(ids)
-        outputs = self.model.vlm.model(
-            inputs_embeds=embeddings,
-            position_ids=positions.expand(3, 1, -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return outputs.last_hidden_state[0]
+        positions = torch.arange(self.position, self.position + size, device=device)[None]
+        self.position += size
+        keep = torch.arange(size - last, size, device=device)[None]
+        hidden, self.past = run_text(self.model.vlm, embeddings, positions, self.past, keep=keep)
+        return hidden[0]
 
 
 def _forced(trie: Trie, node: int) -> tuple[list[int], int]:
@@ -76,7 +72,7 @@ def jump_forward(
     forced, node = _forced(trie, -1)
     pending, log_prob, passes = [*asked.ids, *forced], 0.0, 0
     while trie.children[node + 1]:
-        hidden = writer.write(pending)[-1]
+        hidden = writer.write(pending)[0]
         passes += 1
         choices = list(trie.children[node + 1])
         allowed = weight[trie.tokens[choices].to(weight.device)]
@@ -97,7 +93,7 @@ def first_branch(
     """
     forced, node = _forced(trie, -1)
     writer = _Writer(model, asked, bucket)
-    hidden = writer.write([*asked.ids, *forced])[len(asked.ids) - 1 :]
+    hidden = writer.write([*asked.ids, *forced], last=1 + len(forced))
     log_probs = model.get_output_embeddings()(hidden).float().log_softmax(dim=-1)
     shared = sum(float(log_probs[at, token]) for at, token in enumerate(forced))
     choices = {int(child): int(trie.tokens[child]) for child in trie.children[node + 1]}
@@ -116,7 +112,7 @@ def generate(
     written: list[int] = []
     pending = asked.ids
     while len(written) < max_tokens:
-        token = int(head(writer.write(pending)[-1:]).argmax())
+        token = int(head(writer.write(pending)).argmax())
         if token == processor.special.im_end:
             break
         written.append(token)

@@ -44,29 +44,20 @@ class Prefix:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def fork(self) -> DynamicCache:
-        """A cache that starts with this prefix; what it takes up later never reaches the prefix."""
-        return stacked([self])
+        """A stock cache that starts with this prefix; it joins into new tensors, so none is copied here."""
+        cache = DynamicCache(config=self.config)
+        for layer, (keys, values) in zip(cache.layers, self.layers, strict=True):
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        return cache
 
 
-def stacked(prefixes: Sequence[Prefix]) -> DynamicCache:
-    """One cache of as many rows as there are prefixes, all of one length.
-
-    A growing cache joins into new tensors, so those of a single prefix are shared, not copied.
-    """
-    cache = DynamicCache(config=prefixes[0].config)
-    for index, layer in enumerate(cache.layers):
-        keys = [prefix.layers[index][0] for prefix in prefixes]
-        values = [prefix.layers[index][1] for prefix in prefixes]
-        layer.lazy_initialization(keys[0], values[0])
-        layer.keys = _rows(keys)
-        layer.values = _rows(values)
-    return cache
-
-
-def _rows(tensors: Sequence[Tensor]) -> Tensor:
-    if all(tensor is tensors[0] for tensor in tensors):
-        return tensors[0].expand(len(tensors), *tensors[0].shape[1:])
-    return torch.cat(list(tensors))
+def joined(prefixes: Sequence[Prefix]) -> Sequence[tuple[Tensor, Tensor]]:
+    """Keys and values of several prefixes of one length, row by row; of batch 1 where all are one."""
+    if all(prefix.layers is prefixes[0].layers for prefix in prefixes):
+        return prefixes[0].layers
+    layers = zip(*(prefix.layers for prefix in prefixes), strict=True)
+    return [(torch.cat([k for k, _ in pairs]), torch.cat([v for _, v in pairs])) for pairs in layers]
 
 
 class PrefixCache:

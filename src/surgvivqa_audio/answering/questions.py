@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surgvivqa_audio.answering.prefix import Prefix, device_of, stacked
+from surgvivqa_audio.answering.prefix import Prefix, device_of, joined
 from surgvivqa_audio.answering.trie import Trie, sentence_log_probs, tree_mask
 from surgvivqa_audio.model.graft import AudioGraft
-from surgvivqa_audio.model.packing import additive_mask
+from surgvivqa_audio.model.text import run_text
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Mel, Spoken
 
@@ -71,15 +71,13 @@ def score_rows(
     masks = [tree_mask(prefix, size, trunk, length) for length in (lengths[:1] if equal else lengths)]
     mels = [one.mel for one in asked if one.mel is not None]
     embeddings = model.embed(ids.to(device), hear(model, mels, bucket) if mels else None)
-    mask = additive_mask(torch.stack(masks)[:, None].to(device), embeddings.dtype)
-    outputs = model.vlm.model(
-        inputs_embeds=embeddings,
-        position_ids=positions.to(device).expand(3, -1, -1),
-        attention_mask=mask.expand(len(asked), -1, -1, -1),
-        past_key_values=stacked([one.prefix for one in asked]),
-        use_cache=True,
-    )
     rows = [[length - 1, *range(size, size + nodes)] for length in lengths]
-    index = torch.tensor(rows, device=device)[..., None]
-    hidden = outputs.last_hidden_state.gather(1, index.expand(-1, -1, embeddings.shape[-1]))
+    hidden, _ = run_text(
+        model.vlm,
+        embeddings,
+        positions.to(device),
+        joined([one.prefix for one in asked]),
+        torch.stack(masks).to(device),
+        torch.tensor(rows, device=device),
+    )
     return sentence_log_probs(hidden, model.get_output_embeddings(), trie)

@@ -1,0 +1,118 @@
+"""The stock language model's layers on new tokens behind a finished prefix, without the stock machinery.
+
+The same modules run on the same weights, so logits equal the stock forward's (a test holds all families
+to it). Left out is what a question does not need: three-axis positions (of text all three are equal), a cache
+object that copies, masks made per layer, and rows of the last layer that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values (b, heads, tokens, width) of every layer
+
+
+def run_text(
+    vlm: Any,
+    embeddings: Tensor,
+    positions: Tensor,
+    past: Layers,
+    allowed: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Run new text or audio tokens behind a prefix.
+
+    Args:
+        vlm: a stock ``*ForConditionalGeneration`` of a supported family.
+        embeddings: (b, n, d) of the new tokens.
+        positions: (b, n), the position of each, the same on all three M-RoPE axes.
+        past: keys and values of the p tokens before, of batch b or 1; never written to.
+        allowed: bool, (b or 1, n, p + n), true where a token may look; None is causal.
+        keep: (b, k), the tokens whose state is wanted; None is all of them.
+
+    Returns:
+        Hidden states after the final norm, (b, k or n, d), and the keys and values of all p + n tokens.
+    """
+    text = vlm.model.language_model
+    angles = positions[..., None].float() * text.rotary_emb.inv_freq.float()
+    scale = text.rotary_emb.attention_scaling
+    turn = (angles.cos() * scale).to(embeddings.dtype), (angles.sin() * scale).to(embeddings.dtype)
+    mask = _mask(embeddings, past[0][0].shape[2], allowed)
+    hidden, grown = embeddings, []
+    for number, (layer, old) in enumerate(zip(text.layers, past, strict=True)):
+        rows = keep if number + 1 == len(past) else None
+        hidden, pair = _layer(layer, hidden, turn, old, mask, rows)
+        grown.append(pair)
+    return text.norm(hidden), grown
+
+
+def _mask(embeddings: Tensor, past: int, allowed: Tensor | None) -> Tensor | None:
+    """Additive (b or 1, 1, n, past + n): what the fused attention of a CPU takes fastest."""
+    size = embeddings.shape[1]
+    if allowed is None:
+        if size == 1:
+            return None
+        allowed = torch.ones(1, size, past + size, dtype=torch.bool, device=embeddings.device).tril(past)
+    mask = embeddings.new_zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(embeddings.dtype).min)
+    return mask[:, None]
+
+
+def _layer(
+    layer: Any,
+    hidden: Tensor,
+    turn: tuple[Tensor, Tensor],
+    old: tuple[Tensor, Tensor],
+    mask: Tensor | None,
+    rows: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    attention = layer.self_attn
+    batch, size, width = hidden.shape
+    normed = layer.input_layernorm(hidden)
+    heads = (batch, size, -1, attention.head_dim)
+    key, value = attention.k_proj(normed).view(heads), attention.v_proj(normed).view(heads)
+    cos, sin = (part[:, :, None] for part in turn)
+    if rows is not None:
+        at = rows[..., None]
+        hidden, normed = (part.gather(1, at.expand(-1, -1, width)) for part in (hidden, normed))
+        heads = (batch, rows.shape[1], -1, attention.head_dim)
+        if mask is not None:
+            mask = mask.expand(batch, -1, -1, -1)[:, 0].gather(1, at.expand(-1, -1, mask.shape[-1]))[:, None]
+    query = attention.q_proj(normed).view(heads)
+    if hasattr(attention, "q_norm"):  # Qwen3-VL
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    key = _rotate(key, cos, sin)
+    if rows is not None:
+        cos, sin = (
+            part[:, :, 0].gather(1, at.expand(-1, -1, part.shape[-1]))[:, :, None] for part in (cos, sin)
+        )
+    query = _rotate(query, cos, sin)
+    keys = torch.cat([old[0].expand(batch, -1, -1, -1), key.transpose(1, 2)], dim=2)
+    values = torch.cat([old[1].expand(batch, -1, -1, -1), value.transpose(1, 2)], dim=2)
+    seen = attend(query.transpose(1, 2), keys, values, mask, attention.scaling)
+    hidden = hidden + attention.o_proj(seen.transpose(1, 2).reshape(batch, heads[1], -1))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), (keys, values)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Fused attention; keys and values may have fewer heads than queries.
+
+    Only the CPU kernel takes fewer heads together with a mask without falling back to the slow path.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and query.device.type != "cpu":
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+        groups = 1
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=groups > 1
+    )
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(b, n, heads, width) turned by (b, n, 1, width / 2)."""
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
