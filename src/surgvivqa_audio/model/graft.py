@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Cache, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from surgvivqa_audio.errors import ModelError
@@ -75,7 +75,11 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
     def get_audio_features(self, input_features: Tensor, audio_lengths: Tensor) -> list[Tensor]:
         """Log-mel (n, m, t) with valid frames (n,) -> one (a, d) tensor per recording."""
         hidden = encode_audio(self.audio_encoder, input_features, audio_lengths)
-        stacked, counts = stack_frames(hidden, (audio_lengths + 1) // 2, self.config.stack)
+        return self.project_audio(hidden, (audio_lengths + 1) // 2)
+
+    def project_audio(self, audio_hidden: Tensor, audio_frames: Tensor) -> list[Tensor]:
+        """Encoder output (n, s, d_audio) with valid frames (n,) -> one (a, d) tensor per recording."""
+        stacked, counts = stack_frames(audio_hidden, audio_frames, self.config.stack)
         features = self.audio_projector(stacked.to(next(self.audio_projector.parameters()).dtype))
         return [row[:count] for row, count in zip(features, counts.tolist(), strict=True)]
 
@@ -117,6 +121,9 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
         input_features: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         audio_features: list[Tensor] | None = None,
+        audio_hidden: Tensor | None = None,
+        audio_frames: Tensor | None = None,
+        vision_features: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
         image_grid_thw: Tensor | None = None,
@@ -127,10 +134,17 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
         """Run everything below the head; returns the stock model output with ``last_hidden_state`` (b, s, d).
 
         ``segments`` (b, s) switches to packed questions (see ``packing``). ``vision`` holds
-        ``pixel_values``, ``pixel_values_videos`` or ``mm_encoder_outputs``.
+        ``pixel_values``, ``pixel_values_videos`` or ``mm_encoder_outputs``. What the frozen towers would
+        compute may be given instead: ``audio_hidden`` (n, s, d_audio) with ``audio_frames`` (n,), and
+        ``vision_features`` (tokens of all clips, d).
         """
-        if audio_features is None and input_features is not None and audio_lengths is not None:
+        if audio_hidden is not None and audio_frames is not None:
+            audio_features = self.project_audio(audio_hidden, audio_frames)
+        elif audio_features is None and input_features is not None and audio_lengths is not None:
             audio_features = self.get_audio_features(input_features, audio_lengths)
+        if vision_features is not None:
+            seen = BaseModelOutputWithPooling(pooler_output=[vision_features])
+            vision["mm_encoder_outputs"] = {"video": seen}
         embeddings = self.embed(input_ids, audio_features)
         types = torch.zeros_like(input_ids) if mm_token_type_ids is None else mm_token_type_ids
         grids = {
@@ -165,12 +179,14 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int = 0,
+        all_logits: bool = False,
         **inputs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (b, s, vocabulary), or with labels only the loss over the answer positions.
 
         With ``labels`` the head runs on supervised positions alone and no logits are returned: on a 152k
-        vocabulary the full table costs more memory than the rest of a training step.
+        vocabulary the full table costs more memory than the rest of a training step. ``all_logits`` computes
+        that table nevertheless, as the predecessor does; the loss is the same.
         """
         outputs = self.hidden_states(input_ids, **inputs)
         hidden = outputs.last_hidden_state
@@ -182,7 +198,8 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
             )
         targets = labels[:, 1:]
         chosen = targets != IGNORE
-        logits = head(hidden[:, :-1][chosen]).float()
+        answers = hidden[:, :-1][chosen]
+        logits = head(hidden).float()[:, :-1][chosen] if all_logits else head(answers).float()
         total = nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
         count = chosen.sum() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=total / count)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.files import dump_json, fsync_directory, sha256_file
+from surgvivqa_audio.files import fsync_directory, sha256_file
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
@@ -136,7 +136,7 @@ def write_checkpoint(
 
 def _write(path: Path, value: Any) -> None:
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(dump_json(value))
+        stream.write(json.dumps(value, sort_keys=True) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
 

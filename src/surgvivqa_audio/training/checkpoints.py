@@ -33,6 +33,7 @@ from surgvivqa_audio.training.checkpoint_files import (
     unpack_state,
     write_checkpoint,
 )
+from surgvivqa_audio.training.feature_cache import Towers
 from surgvivqa_audio.training.randomness import random_state, set_random_state
 from surgvivqa_audio.training.sampling import EpochSampler
 
@@ -46,6 +47,8 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
     Args:
         identity: JSON values that a run must share to continue this one (hash of the recipe, of the base).
         sampler: order of the rows; default: shuffled by ``data_seed`` (or ``seed``) and epoch.
+        towers: computes features that are not in the cache yet.
+        all_logits: the whole table of logits, as the predecessor computes it.
 
     Raises:
         ConfigError: sharded training (FSDP, DeepSpeed) with checkpoints, which hold whole tensors only.
@@ -56,17 +59,23 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
         *args: Any,
         identity: Mapping[str, Any] | None = None,
         sampler: EpochSampler | None = None,
+        towers: Towers | None = None,
+        all_logits: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.args.save_strategy != "no":
             raise ConfigError("sharded training has no durable checkpoints; set save_strategy: no")
         self.identity = dict(identity or {})
-        self.root = Path(self.args.output_dir)
-        self._order = sampler
+        self._order, self._towers, self._all_logits = sampler, towers, all_logits
         self._position: dict[str, Any] | None = None
         self._spent, self._began = 0.0, time.monotonic()
         self.add_callback(_Restore(self))
+
+    @property
+    def root(self) -> Path:
+        """Where the checkpoints lie."""
+        return Path(self.args.output_dir)
 
     @property
     def order(self) -> EpochSampler:
@@ -124,16 +133,23 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
                 )
         position: dict[str, Any] = read_document(folder, "position")
         for key, now in self._data().items():
-            if position["data"].get(key) != now:
-                raise ConfigError(
-                    f"{folder}: data '{key}' was {position['data'].get(key)}, is {now} now; the place is lost"
-                )
+            if (before := position["data"].get(key)) != now:
+                raise ConfigError(f"{folder}: data '{key}' was {before}, is {now} now; the place is lost")
         return position
 
     def _data(self) -> dict[str, Any]:
         args = self.args
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         return {**self.order.describe(), "rows_per_step": rows}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """The loss of one micro-batch, on cached features where a cache is on."""
+        if self._towers is not None:
+            with self.accelerator.autocast():  # as the model's own forward runs
+                inputs = self._towers.fill(inputs)
+        if self._all_logits:
+            inputs = {**inputs, "all_logits": True}
+        return super().compute_loss(model, inputs, *args, **options)
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         # Stock training takes one more step when it goes on from a finished run in mid-epoch.
