@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit integration browser soak nano clean
+.PHONY: help setup demo test lint unit integration browser soak nano reproduce clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ nano: $(READY) ## train the nano model through every stage (about 2 hours on 2 c
 	rm -rf runs/nano/bundle
 	$(BIN)/surgvivqa train recipes/nano/bundle.yaml
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
+
+# More options by ARGS, for example ARGS="--processes 2 --out runs/seed"; see `surgvivqa reproduce --help`.
+reproduce: $(READY) ## RECIPE=seed DATA=folder: fetch, verify, speech, split, train, eval, baselines, report
+	$(BIN)/surgvivqa reproduce $(if $(wildcard $(RECIPE)),$(RECIPE),recipes/$(RECIPE).yaml) "$(DATA)" $(ARGS)
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

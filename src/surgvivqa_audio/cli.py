@@ -9,7 +9,20 @@ import sys
 import typer
 
 from surgvivqa_audio import __version__
-from surgvivqa_audio.commands import ask, bench, data, demo, doctor, evaluate, model, sim, speech, train
+from surgvivqa_audio.commands import (
+    ask,
+    bench,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    model,
+    reproduce,
+    sim,
+    speech,
+    train,
+)
+from surgvivqa_audio.commands.variadic import VariadicCommand
 from surgvivqa_audio.errors import SurgVivqaError
 
 NOTICE = "Research only, not for clinical use."
@@ -30,6 +43,7 @@ app.command("doctor")(doctor.doctor)
 app.command("ask")(ask.ask)
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("reproduce", cls=VariadicCommand)(reproduce.reproduce)
 
 
 def _version(value: bool) -> None:

@@ -27,7 +27,7 @@ def train(
     ] = False,
     limit: Annotated[int, typer.Option(min=0, help="Only the first rows (stage vqa).")] = 0,
 ) -> None:
-    """Run one training stage. For several processes: torchrun --nproc-per-node N --no-python surgvivqa train."""
+    """Run one training stage; on several GPUs: torchrun --nproc-per-node N --no-python surgvivqa train."""
     import json
 
     from surgvivqa_audio.errors import ConfigError

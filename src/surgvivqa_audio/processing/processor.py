@@ -60,7 +60,7 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
 
     ``family`` is the vision-language model's type. ``layout`` is ``stream``, or ``seed`` for the
     predecessor's checkpoints, which fix ``audio_token_id``; see ``processing/seed.py``. ``audio_length``
-    (``true`` or ``30s``) and ``pathway`` (``video`` or ``images``) are what the layout implies when empty.
+    (``natural`` or ``30s``) and ``pathway`` (``video`` or ``images``) are what the layout implies when empty.
     """
 
     # No keyword-only marker here: ProcessorMixin.from_pretrained drops keyword-only arguments silently.
@@ -84,12 +84,12 @@ class AudioGraftProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> None:
         if layout not in LAYOUTS:
             raise ConfigError(f"layout '{layout}' is unknown; use one of {', '.join(LAYOUTS)}")
-        self.audio_length = audio_length or ("30s" if layout == "seed" else "true")
+        self.audio_length = audio_length or ("30s" if layout == "seed" else "natural")
         self.pathway = pathway or ("images" if layout == "seed" else "video")
-        if self.audio_length not in ("true", "30s") or self.pathway not in ("video", "images"):
+        if self.audio_length not in ("natural", "30s") or self.pathway not in ("video", "images"):
             raise ConfigError(
                 f"audio_length '{self.audio_length}' and pathway '{self.pathway}' are unknown; "
-                "use true or 30s, and video or images"
+                "use natural or 30s, and video or images"
             )
         if (layout, self.pathway) == ("stream", "images"):
             raise ConfigError("separate images exist in the seed layout only; use pathway 'video'")

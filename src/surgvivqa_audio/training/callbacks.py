@@ -15,11 +15,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from surgvivqa_audio.files import read_jsonl, write_jsonl
+from surgvivqa_audio.model.memory import GIB
 from surgvivqa_audio.processing.assemble import Staged
 
 Progress = Callable[[dict[str, Any]], None]
 METRIC = "eval_loss"
-GIB = 2.0**30
 
 
 def peak_gib() -> float:

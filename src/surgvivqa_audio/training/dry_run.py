@@ -12,7 +12,9 @@ from statistics import mean
 from typing import Any
 
 from surgvivqa_audio.model.config import AudioGraftConfig
-from surgvivqa_audio.model.info import GIB, GPUS, PRECISIONS, Parts, count_parts
+from surgvivqa_audio.model.counts import Parts, count_parts
+from surgvivqa_audio.model.info import GPUS
+from surgvivqa_audio.model.memory import GIB, PRECISIONS, RUNTIME_GIB
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import load_taxonomy
 from surgvivqa_audio.training.vqa_data import Media, Row, VqaRows, recipe_samples
@@ -136,4 +138,4 @@ def memory_gib(config: AudioGraftConfig, parts: Parts, longest: int, recipe: Vqa
     layer = tokens * compute * (16 * text.hidden_size + 8 * text.intermediate_size)
     kept = tokens * compute * text.num_hidden_layers * text.hidden_size
     activations = kept + layer if recipe.trainer.gradient_checkpointing else layer * text.num_hidden_layers
-    return float(weights + trained + activations) / GIB
+    return float(weights + trained + activations) / GIB + RUNTIME_GIB

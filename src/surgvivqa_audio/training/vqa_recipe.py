@@ -46,7 +46,7 @@ class PromptKeys(_Keys):
     """How a row becomes tokens. A projector of another ``stack`` or kind than the model's starts afresh."""
 
     layout: Literal["seed", "stream"] = "stream"
-    audio_length: Literal["30s", "true"] = "true"
+    audio_length: Literal["30s", "natural"] = "natural"
     pathway: Literal["images", "video"] = "video"
     stack: Literal[1, 2, 4, 8] = 4
     projector: Literal["linear", "mlp"] = "mlp"
