@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,13 @@ from tiny_graft import nano_processor
 
 from surgvivqa_audio.colonsim import RenderedClip
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.speech.phrasing import phrasing_bank
+from surgvivqa_audio.speech.phrasing import phrasing_bank, words
 from surgvivqa_audio.taxonomy import Taxonomy
+from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool, targets
-from surgvivqa_audio.training.vlm import QuestionSampler, VlmConfig, decisive_tokens
+from surgvivqa_audio.training.rows import Typed, decisive_tokens
+from surgvivqa_audio.training.utterances import OUT_OF_SCOPE
+from surgvivqa_audio.training.vision_heads import mirror, reverse
 
 
 def _clip(answers: dict[str, str], unanswerable: tuple[str, ...] = ()) -> PoolClip:
@@ -61,24 +63,61 @@ def test_pool_is_read_back_as_it_was_rendered_and_an_unfinished_one_is_refused(t
     assert len((tmp_path / "pool-0000.npz").read_bytes()) == len(first)
 
 
-def test_sampler_asks_training_wordings_only_and_gives_their_sentence(taxonomy: Taxonomy) -> None:
-    clip = _clip({"nbi_status": "no", "scope_motion": "yes"}, ("lesion_site",))
-    sampler = QuestionSampler([clip], taxonomy, VlmConfig(questions=2, refusals=0.5), random.Random(0))
+def test_typed_questions_are_training_wordings_and_off_topic_ones_are_in_no_test_bank(
+    taxonomy: Taxonomy,
+) -> None:
+    typed, rng = Typed(taxonomy, ["lamp", "river"]), np.random.default_rng(0)
     bank = phrasing_bank(taxonomy)
-    refusals = 0
+    kept = {words(text) for text in (*taxonomy.out_of_scope.test, *taxonomy.out_of_scope.eval)}
+    assert len(kept) > 100
     for _ in range(50):
-        drawn, pairs = sampler.draw()
-        assert drawn is clip
-        for question, answer in pairs:
-            if question in bank["nbi_status"].train:
-                assert answer == "No, WL light is on instead."
-            elif question in bank["scope_motion"].train:
-                assert answer == "Yes, the scope is moving across the frames."
-            else:
-                assert question in (*bank["lesion_site"].train, *taxonomy.out_of_scope.train)
-                assert answer == taxonomy.refusal.sentence
-                refusals += 1
-    assert refusals == 50  # one in every draw, as 0.5 x 2 questions says
+        asked = typed.ask("nbi_status", "an answer", rng).spoken
+        assert asked.mode == "text"
+        assert asked.text in bank["nbi_status"].train
+        assert asked.answer == "an answer"
+    assert not kept & {words(text) for text in chatter()}
+    assert len(chatter()) == 956
+    off_topic = {typed.ask(OUT_OF_SCOPE, "", rng).spoken.text for _ in range(200)}
+    assert off_topic & set(chatter())
+    assert off_topic & set(taxonomy.out_of_scope.train)
+    assert any(text not in (*chatter(), *taxonomy.out_of_scope.train) for text in off_topic)
+
+
+def test_a_mirrored_clip_swaps_left_and_right_in_pictures_targets_and_answers() -> None:
+    clip = _clip(
+        {"lesion_screen_position": "upper-left", "lesion_motion_direction": "right", "nbi_status": "no"}
+    )
+    clip.frames[0, 5, 2] = 9
+    clip.flow[0, 1, 0] = (2.0, 3.0)
+    clip.centre[0] = (10.0, 20.0)
+    seen = mirror(clip)
+    assert seen.answers == {
+        "lesion_screen_position": "upper-right",
+        "lesion_motion_direction": "left",
+        "nbi_status": "no",
+    }
+    assert seen.frames[0, 5, 109].tolist() == [9, 9, 9]
+    assert seen.flow[0, 1, 3].tolist() == [-2.0, 3.0]
+    assert seen.centre[0].tolist() == [101.0, 20.0]
+    assert clip.answers["lesion_screen_position"] == "upper-left"
+
+
+def test_a_reversed_clip_moves_the_other_way() -> None:
+    moving = {"scope_motion": "yes", "scope_motion_type": "advancing", "scope_forward_motion": "yes"}
+    clip = _clip({**moving, "scope_backward_motion": "no", "lesion_motion_direction": "stable"})
+    clip.frames[0] = 7
+    clip.flow[0, :, :, 0] = 1.5
+    seen = reverse(clip)
+    assert seen.answers == {
+        "scope_motion": "yes",
+        "scope_motion_type": "withdrawing",
+        "scope_forward_motion": "no",
+        "scope_backward_motion": "yes",
+        "lesion_motion_direction": "stable",
+    }
+    assert (seen.frames[7] == 7).all()
+    assert (seen.flow[3, :, :, 0] == -1.5).all()
+    assert reverse(_clip({"lesion_motion_direction": "up"})).answers == {"lesion_motion_direction": "down"}
 
 
 def test_decisive_tokens_are_those_where_sentences_part(taxonomy: Taxonomy) -> None:

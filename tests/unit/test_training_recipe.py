@@ -14,7 +14,13 @@ NANO = sorted((Path(__file__).parents[2] / "recipes" / "nano").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", NANO, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    expected = {"asr": "asr", "vlm": "vlm", "align": "align", "finetune": "finetune", "bundle": "bundle"}
+    expected = {
+        "asr": "asr",
+        "vlm": "vlm",
+        "align": "nano-align",
+        "finetune": "nano-finetune",
+        "bundle": "bundle",
+    }
     assert read_recipe(path).model_dump()["stage"] == expected[path.stem]
 
 
@@ -29,7 +35,7 @@ def test_override_replaces_a_nested_value() -> None:
     ("text", "overrides", "message"),
     [
         ("stage: vlm\nsteps: 3\n", (), r"bad\.yaml: key 'steps': Extra inputs"),
-        ("stage: fly\n", (), r"bad\.yaml: key 'stage' must be one of asr, vlm, align"),
+        ("stage: fly\n", (), r"bad\.yaml: key 'stage' must be one of asr, vlm, nano-align"),
         ("- 1\n", (), r"bad\.yaml: key 'stage'"),
         ("a: [\n", (), r"bad\.yaml: cannot be read as YAML"),
         ("stage: vlm\n", ("train.steps",), r"--set train\.steps: write key=value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,17 @@ from tiny_graft import nano_processor, whisper_config
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip
+from surgvivqa_audio.training.language import LanguageConfig, train_language
+from surgvivqa_audio.training.loop import Loop, LoopConfig
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
-from surgvivqa_audio.training.vlm import VlmConfig, VlmTrainer
+from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced, answer_loss
+from surgvivqa_audio.training.tower import TowerConfig, clip_features, train_tower, view_of
+from surgvivqa_audio.training.utterances import Heard
 
 SIZE = NanoSize(
     hidden=48, layers=1, heads=3, kv_heads=1, ffn=64, vision_width=32, vision_layers=1, vision_heads=2
@@ -41,46 +48,106 @@ def _clips(taxonomy: Taxonomy) -> list[PoolClip]:
     return clips
 
 
-def _trainer(taxonomy: Taxonomy, out: Path, **changes: float) -> VlmTrainer:
+def _model() -> tuple[AudioGraft, AudioGraftProcessor]:
     torch.manual_seed(0)
     processor = nano_processor(max_side=112)
-    model = AudioGraft(
-        AudioGraftConfig(
-            vlm_config=nano_vlm_config(SIZE, processor),
-            audio_config=whisper_config(),
-            audio_token_id=processor.special.audio,
-            max_side=112,
-        )
+    config = AudioGraftConfig(
+        vlm_config=nano_vlm_config(SIZE, processor),
+        audio_config=whisper_config(),
+        audio_token_id=processor.special.audio,
+        max_side=112,
     )
-    config = VlmConfig.model_validate(
-        {"steps": 4, "batch": 2, "questions": 2, "checkpoint_every": 2, **changes}
-    )
-    return VlmTrainer(model, processor, taxonomy, _clips(taxonomy), config, out)
+    model = AudioGraft(config)
+    model.start_projector()
+    return model, processor
+
+
+def _run(taxonomy: Taxonomy, out: Path, resume: bool) -> dict[str, torch.Tensor]:
+    """Tower and language model, four steps each with a checkpoint after two."""
+    model, processor = _model()
+    clips = _clips(taxonomy)
+    short = {"steps": 4, "checkpoint_every": 2}
+    tower = TowerConfig.model_validate({**short, "batch": 2})
+    train_tower(model.vlm, processor, taxonomy, clips, tower, out / "tower", resume)
+    seen = [Seen(clips, clip_features(model.vlm, processor, clips, out / "features.safetensors"))]
+    config = LanguageConfig.model_validate({**short, "rows": {"batch": 2, "questions": 2}})
+    train_language(model, processor, taxonomy, seen, ["word"], config, out / "language", resume)
+    return dict(model.vlm.state_dict())
 
 
 def test_resumed_run_ends_with_the_same_weights(taxonomy: Taxonomy, tmp_path: Path) -> None:
-    whole = _trainer(taxonomy, tmp_path)
-    start = {name: value.clone() for name, value in whole.trained.state_dict().items()}
-    whole.run()
-    names = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
-    assert names == ["step-000002.safetensors", "step-000004.safetensors"]
-    (tmp_path / "checkpoint" / "step-000004.safetensors").unlink()
-    again = _trainer(taxonomy, tmp_path)
-    assert again.resume()
-    assert again.step == 2
-    again.run()
-    expected, found = whole.trained.state_dict(), again.trained.state_dict()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert any(not torch.equal(start[name], found[name]) for name in start)
+    start = dict(_model()[0].vlm.state_dict())
+    whole = _run(taxonomy, tmp_path, resume=False)
+    for part in ("tower", "language"):
+        names = sorted(path.name for path in (tmp_path / part / "checkpoint").iterdir())
+        assert names == ["step-000002.safetensors", "step-000004.safetensors"]
+        (tmp_path / part / "checkpoint" / "step-000004.safetensors").unlink()
+    again = _run(taxonomy, tmp_path, resume=True)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    moved = {name for name in whole if not torch.equal(start[name], whole[name])}
+    assert any("visual" in name for name in moved)
+    assert any("language_model" in name for name in moved)
 
 
-def test_nothing_to_resume_is_said(taxonomy: Taxonomy, tmp_path: Path) -> None:
-    assert not _trainer(taxonomy, tmp_path).resume()
+def _loop(out: Path, loss: Any) -> Loop:
+    return Loop(torch.nn.Linear(2, 2), LoopConfig(steps=1), out, loss)
 
 
-def test_diverging_run_stops_with_a_remedy(taxonomy: Taxonomy, tmp_path: Path) -> None:
-    trainer = _trainer(taxonomy, tmp_path)
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    assert not _loop(tmp_path, None).resume()
+
+
+def test_diverging_run_stops_with_a_remedy(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, lambda step: (torch.tensor(float("nan")), {}))
+    with pytest.raises(ModelError, match="the loss of step 0 is not finite; lower lr_muon or lr_adamw"):
+        loop.run()
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    first = _loop(tmp_path, None)
+    first.save()
+    other = Loop(torch.nn.Linear(2, 2, bias=False), LoopConfig(steps=1), tmp_path, lambda step: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelError, match=r"step-000000\.safetensors: was written for other parameters"):
+        other.resume()
+
+
+def test_rows_of_cached_features_have_the_loss_of_the_whole_model(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    model, processor = _model()
+    model.eval()
+    clips = _clips(taxonomy)[:1]
+    waves = [np.random.default_rng(seed).normal(0, 0.1, 8_000 + 700 * seed) for seed in range(3)]
+    mels = [processor.mel(wave.astype(np.float32)) for wave in waves]
     with torch.no_grad():
-        trainer.heads.low.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="step 0: the loss is not finite; lower lr_muon or lr_adamw"):
-        trainer.run()
+        states = [_states(model, torch.from_numpy(mel)[None], torch.tensor([mel.shape[-1]])) for mel in mels]
+    heard = Heard(states, [mel.shape[-1] for mel in mels], {name: [0, 1, 2] for name in taxonomy.types})
+    features = clip_features(model.vlm, processor, clips, tmp_path / "features.safetensors")
+    config = RowConfig(batch=1, questions=3, out_of_scope=0.0, typed=0.0, other_branch=1.0)
+    rows = Rows(
+        [Seen(clips, features)], Typed(taxonomy, ["word"]), Voiced(heard, 80), processor, taxonomy, config
+    )
+    batch = rows.batch(0)
+    order = [next(i for i, each in enumerate(states) if each is state) for state in batch.states]
+    view = next(view for view in range(4) if view_of(clips[0], view).answers == batch.clips[0].answers)
+    video = processor.clip(list(view_of(clips[0], view).frames), 6.25)
+    lengths = torch.tensor([mels[index].shape[-1] for index in order])
+    padded = torch.zeros(3, 80, int(lengths.max()))
+    for row, index in enumerate(order):
+        padded[row, :, : lengths[row]] = torch.from_numpy(mels[index])
+    with torch.no_grad():
+        cached, _, _ = answer_loss(model, batch)
+        whole = model(
+            **batch.inputs,
+            labels=batch.labels,
+            pixel_values_videos=torch.from_numpy(video.pixels),
+            input_features=padded,
+            audio_lengths=lengths,
+        ).loss
+    # the tower's features are kept in bfloat16
+    assert abs(float(cached) - float(whole)) < 2e-2
+    assert float(whole) > 1.0
+
+
+def _states(model: AudioGraft, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Encoder states (n, d) of one recording."""
+    return encode_audio(model.audio_encoder, features, lengths)[0]

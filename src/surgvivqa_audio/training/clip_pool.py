@@ -38,7 +38,7 @@ class PoolConfig(BaseModel):
 
 @dataclass(frozen=True)
 class PoolClip:
-    """One clip: ``frames`` (f, h, w, 3) uint8, its answers, and targets per visual token.
+    """One clip: ``frames`` (f, h, w, 3) uint8, every answer it shows, and targets per visual token.
 
     ``occupancy`` (f / 2, grid, grid, 3) is the share of lesion, tool and fluid pixels of a cell;
     ``flow`` (f / 2, grid, grid, 2) the mean displacement in px between the two frames of a slice;
@@ -86,7 +86,7 @@ def _render(config: PoolConfig, procedure: Procedure, index: int) -> dict[str, o
     if double:
         frames = np.stack([resize(frame, (config.size, config.size)) for frame in frames])
         flow, centre = flow * np.float32(0.5), centre * np.float32(0.5)
-    facts = {"answers": spec.answers, "unanswerable": list(spec.unanswerable)}
+    facts = {"answers": spec.known, "unanswerable": list(spec.unanswerable)}
     return {"frames": frames, "occupancy": occupancy, "flow": flow, "centre": centre, "facts": facts}
 
 

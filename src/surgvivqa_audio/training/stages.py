@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +18,12 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.clip_pool import PoolConfig, build_pool, read_pool
+from surgvivqa_audio.training.language import LanguageConfig, train_language
+from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
-from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, nano_corpus
-from surgvivqa_audio.training.vlm import VlmConfig, VlmTrainer
-
-Progress = Callable[[dict[str, Any]], None]
+from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
+from surgvivqa_audio.training.rows import Seen
+from surgvivqa_audio.training.tower import TowerConfig, clip_features, train_tower
 
 
 class VlmRecipe(BaseModel):
@@ -35,9 +35,11 @@ class VlmRecipe(BaseModel):
     seed: int = 0
     threads: int = 1
     size: NanoSize = NanoSize()
-    pool: PoolConfig = PoolConfig()
-    pool_folder: str = "runs/nano/clips"
-    train: VlmConfig = VlmConfig()
+    pools: dict[str, PoolConfig] = {"clips": PoolConfig()}
+    pool_folder: str = "runs/nano"
+    features: str = "runs/nano/features"
+    tower: TowerConfig = TowerConfig()
+    train: LanguageConfig = LanguageConfig()
 
 
 def nano_processor(taxonomy: Taxonomy, size: NanoSize) -> AudioGraftProcessor:
@@ -48,22 +50,8 @@ def nano_processor(taxonomy: Taxonomy, size: NanoSize) -> AudioGraftProcessor:
     )
 
 
-def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """Build the clip pool if needed, train, and save a stock Qwen2-VL with its processor in ``out/vlm``."""
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    taxonomy = load_taxonomy(recipe.taxonomy)
-    folder = Path(recipe.pool_folder)
-    if not (folder / "pool.json").exists():
-
-        def rendered(done: int, total: int) -> None:
-            if progress is not None:
-                progress({"clips": done, "of": total})
-
-        build_pool(recipe.pool, folder, rendered)
-    clips = read_pool(folder)
-    processor = nano_processor(taxonomy, recipe.size)
-    # The audio side is untouched here; the smallest possible encoder keeps the class whole.
+def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraft:
+    """A random vision-language model; the audio side is untouched here and as small as the class allows."""
     config = AudioGraftConfig(
         vlm_config=nano_vlm_config(recipe.size, processor),
         audio_config=WhisperConfig(
@@ -76,15 +64,40 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     )  # fmt: skip
     model = AudioGraft(config)
     fast_vision(model.vlm)
-    trainer = VlmTrainer(model, processor, taxonomy, clips, recipe.train, out)
-    if resume:
-        trainer.resume()
-    trainer.run(progress)
+    return model
+
+
+def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """Render the clip pools if needed, train the tower, then the language model on its frozen features.
+
+    Saves a stock Qwen2-VL with its processor in ``out/vlm``. The first pool trains the tower.
+    """
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    pools = []
+    for name, config in recipe.pools.items():
+        folder = Path(recipe.pool_folder) / name
+        if not (folder / "pool.json").exists():
+            build_pool(
+                config, folder, lambda done, of: progress({"clips": done, "of": of}) if progress else None
+            )
+        pools.append((name, read_pool(folder)))
+    processor = nano_processor(taxonomy, recipe.size)
+    model = _empty_graft(recipe, processor)
+    train_tower(model.vlm, processor, taxonomy, pools[0][1], recipe.tower, out / "tower", resume, progress)
+    seen = [
+        Seen(clips, clip_features(model.vlm, processor, clips, Path(recipe.features) / f"{name}.safetensors"))
+        for name, clips in pools
+    ]
+    train_language(
+        model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
+    )
     model.vlm.save_pretrained(out / "vlm")
     processor.save_pretrained(out / "vlm")
     summary = {
-        "steps": trainer.step,
-        "clips": len(clips),
+        "steps": recipe.tower.steps + recipe.train.steps,
+        "clips": sum(len(each.clips) for each in seen),
         "run": run_record(seed=recipe.seed, config=recipe.model_dump()),
     }
     write_json(out / "summary.json", summary)
