@@ -22,6 +22,7 @@ from surgvivqa_audio.sample import Image
 
 SEED_SYSTEM = "You are a helpful assistant."
 SEED_INSTRUCTION = "Answer the question concisely based on the visual and audio evidence."
+SEED_TRANSCRIBE = "Transcribe this audio."
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,13 @@ def seed_prompt_ids(
     typed = f"User Question: {text}\n{SEED_INSTRUCTION}" if mode == "audio+text" else SEED_INSTRUCTION
     ids += tokenizer(typed, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids + marked("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def seed_transcription_ids(tokenizer: Any, special: SpecialTokens, audio_tokens: int) -> list[int]:
+    """The request that the predecessor's base checkpoint answers with a transcript: sound, one line."""
+
+    def marked(piece: str) -> list[int]:
+        return list(tokenizer(piece, add_special_tokens=False)["input_ids"])
+
+    ids = marked("<|im_start|>user\n<|audio_bos|>") + [special.audio] * audio_tokens
+    return ids + marked(f"<|audio_eos|>\n{SEED_TRANSCRIBE}<|im_end|>\n<|im_start|>assistant\n")

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.training.asr import AsrConfig, run_asr
 from surgvivqa_audio.training.bundle import BundleRecipe, run_bundle
-from surgvivqa_audio.training.finetune import SpokenRecipe, run_spoken
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano_spoken import NanoSpokenRecipe, run_nano_spoken
 from surgvivqa_audio.training.stages import VlmRecipe, run_vlm
+from surgvivqa_audio.training.transcription import TranscribeRecipe, run_transcription
 from surgvivqa_audio.training.vqa import run_vqa
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 
@@ -24,8 +24,7 @@ _STAGES: dict[str, type[BaseModel]] = {
     "vlm": VlmRecipe,
     "nano-align": NanoSpokenRecipe,
     "nano-finetune": NanoSpokenRecipe,
-    "align": SpokenRecipe,
-    "finetune": SpokenRecipe,
+    "transcribe": TranscribeRecipe,
     "bundle": BundleRecipe,
     "vqa": VqaRecipe,
 }
@@ -89,10 +88,10 @@ def run_recipe(
         return run_vlm(recipe, out, resume, progress)
     if isinstance(recipe, NanoSpokenRecipe):
         return run_nano_spoken(recipe, out, resume, progress)
-    if isinstance(recipe, SpokenRecipe):
-        return run_spoken(recipe, out, progress)
     if isinstance(recipe, VqaRecipe):
         return run_vqa(recipe, out, resume, progress)
+    if isinstance(recipe, TranscribeRecipe):
+        return run_transcription(recipe, out, resume, progress)
     if isinstance(recipe, BundleRecipe):
         return run_bundle(recipe, out)
     raise ConfigError(f"no stage runs a {type(recipe).__name__}")
