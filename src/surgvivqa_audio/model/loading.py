@@ -128,6 +128,12 @@ def parse_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def freeze_all_but_projector(model: AudioGraft) -> None:
+    """Stage 1: towers, language model and head are frozen."""
+    model.requires_grad_(False)
+    model.audio_projector.requires_grad_(True)
+
+
 def add_adapter(
     model: AudioGraft,
     *,

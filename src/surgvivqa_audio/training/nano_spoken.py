@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import write_json
 from surgvivqa_audio.model.graft import AudioGraft
-from surgvivqa_audio.model.loading import ADAPTER, add_adapter, graft, load_graft
+from surgvivqa_audio.model.loading import (
+    ADAPTER,
+    add_adapter,
+    freeze_all_but_projector,
+    graft,
+    load_graft,
+)
 from surgvivqa_audio.model.patches import fast_vision
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
@@ -125,11 +131,9 @@ def run_nano_spoken(
     heard = read_heard(recipe, model.audio_encoder, processor, taxonomy)
     voiced = Voiced(heard, model.config.audio_config.num_mel_bins)
     rows = Rows(seen, Typed(taxonomy, common_words()), voiced, processor, taxonomy, recipe.rows)
-    model.requires_grad_(False)
+    freeze_all_but_projector(model)
     trained: nn.Module = model
-    if recipe.stage == "nano-align":
-        model.audio_projector.requires_grad_(True)
-    else:
+    if recipe.stage == "nano-finetune":
         size = recipe.lora
         trained = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
 

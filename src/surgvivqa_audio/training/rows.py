@@ -170,7 +170,7 @@ class Rows:
         config, refusal = self.config, self.taxonomy.refusal.sentence
         names = list(clip.answers)
         draws = np.array([self.weight.get(pair, 1.0) for pair in clip.answers.items()])
-        chosen = []
+        chosen: list[Asked] = []
         while len(chosen) < config.questions:
             way = self.typed if self.voiced is None or rng.random() < config.typed else self.voiced
             draw = rng.random() - config.out_of_scope
@@ -209,9 +209,8 @@ def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[s
     """Weighted loss of the answer tokens; the last hidden states (b, s, d); what to log."""
     features = _project(model, batch.states) if batch.states else None
     vision = BaseModelOutputWithPooling(pooler_output=tuple(batch.visual.flatten(1, 3)))
-    outputs: Any = model.hidden_states(
-        **batch.inputs, audio_features=features, mm_encoder_outputs={"video": vision}
-    )
+    inputs: dict[str, Any] = {**batch.inputs, "mm_encoder_outputs": {"video": vision}}
+    outputs = model.hidden_states(**inputs, audio_features=features)
     hidden = outputs.last_hidden_state
     chosen = batch.labels[:, 1:] != IGNORE
     logits = model.get_output_embeddings()(hidden[:, :-1][chosen]).float()
