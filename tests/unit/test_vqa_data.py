@@ -139,7 +139,7 @@ def test_transcripts_are_targets_without_frames(folder: Path, taxonomy: Taxonomy
     wanted = processor.tokenizer.decode([label for label in row.example.labels if label != -100])
     assert wanted == f"{train[1].question}<|im_end|>"
     assert text.count(train[1].question) == 1
-    assert "Write the question down." in text
+    assert "Write down what is said." in text
     assert row.example.video is None
 
 
@@ -156,7 +156,7 @@ def test_missing_media_are_named_before_the_first_step(folder: Path, taxonomy: T
 
 def test_a_row_on_both_sides_is_refused(folder: Path, taxonomy: Taxonomy) -> None:
     with pytest.raises(
-        ConfigError, match="2 rows are training rows too, first in/sim-001/10/occlusion_check"
+        ConfigError, match="2 rows are training rows too, first in/sim-001/10/mucosa_visibility"
     ):
         recipe_samples(keys(folder, eval="train.jsonl"), taxonomy)
     with pytest.raises(BadAnnotation, match=r"absent\.jsonl"):

@@ -11,7 +11,7 @@ import pytest
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.training.dry_run import updates
 from surgvivqa_audio.training.recipe import read_recipe
-from surgvivqa_audio.training.vqa import accumulation
+from surgvivqa_audio.training.vqa_arguments import accumulation
 from surgvivqa_audio.training.vqa_recipe import TrainerKeys, VqaRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -86,6 +86,13 @@ def test_seed_is_the_published_configuration_value_for_value() -> None:
             "quantise": "nf4",
             "weights": "bf16",
         },
+        "fast": {
+            "cache": "",
+            "cache_gib": 20.0,
+            "bucket": False,
+            "logits": "all",
+            "checkpointing": "always",
+        },
         "trainer": {
             "processes": 2,
             "per_device_train_batch_size": 1,
@@ -100,7 +107,7 @@ def test_seed_is_the_published_configuration_value_for_value() -> None:
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
             "bf16": True,
-            "gradient_checkpointing": True,
+            "gradient_checkpointing": None,
             "logging_steps": 20,
             "eval_steps": 100,
             "save_steps": 100,

@@ -23,9 +23,9 @@ from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.accuracy import figures
 from surgvivqa_audio.training.callbacks import BestKeeper, RunLog, stop_reason
 from surgvivqa_audio.training.plots import draw
-from surgvivqa_audio.training.vqa import VqaTrainer
 from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
+from surgvivqa_audio.training.vqa_trainer import VqaTrainer
 
 
 def state(step: int, **more: Any) -> SimpleNamespace:

@@ -25,6 +25,10 @@ def train(
         bool,
         typer.Option("--dry-run", help="Check everything; print updates, tokens, estimates and the recipe."),
     ] = False,
+    fill_cache: Annotated[
+        bool, typer.Option("--fill-cache", help="Only compute the features that recipe key fast.cache keeps.")
+    ] = False,
+    shard: Annotated[str, typer.Option(help="With --fill-cache: share i/n of the rows.")] = "0/1",
     limit: Annotated[int, typer.Option(min=0, help="Only the first rows (stage vqa).")] = 0,
 ) -> None:
     """Run one training stage; on several GPUs: torchrun --nproc-per-node N --no-python surgvivqa train."""
@@ -40,13 +44,28 @@ def train(
         return
     first = os.environ.get("RANK", "0") == "0"
     folder = out or Path("runs") / recipe.parent.name / recipe.stem
-    if first and folder.exists() and any(folder.iterdir()) and not resume:
+    used = folder.exists() and any(path.name != "model" for path in folder.iterdir())
+    if first and used and not (resume or fill_cache):
         raise ConfigError(f"{folder}: already holds a run; use --resume, or another --out")
     with _reporter() as report:
-        summary = run_recipe(resolved, folder, resume=resume, progress=report)
+        if fill_cache:
+            summary = _fill(resolved, folder, shard, report)
+        else:
+            summary = run_recipe(resolved, folder, resume=resume, progress=report)
     if first:
         shown = {name: value for name, value in summary.items() if name != "run"}
         typer.echo(json.dumps({"out": str(folder), **shown}, indent=2, default=str))
+
+
+def _fill(recipe: Any, folder: Path, shard: str, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.training.vqa import fill_features
+    from surgvivqa_audio.training.vqa_recipe import VqaRecipe
+
+    number, _, count = shard.partition("/")
+    if not isinstance(recipe, VqaRecipe) or not (number.isdecimal() and count.isdecimal()):
+        raise ConfigError(f"--fill-cache --shard {shard}: a recipe of stage vqa and a share like 0/4")
+    return fill_features(recipe, folder, (int(number), int(count)), report)
 
 
 def _plan(recipe: Any) -> dict[str, Any]:

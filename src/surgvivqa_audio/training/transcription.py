@@ -24,10 +24,12 @@ from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.corpora import Recording, choose, read_corpus
 from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, Progress, RunLog, stop_reason
-from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY, VqaTrainer, training_arguments
+from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY
+from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Row
 from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts
 from surgvivqa_audio.training.vqa_recipe import PromptKeys, TrainerKeys, TuneKeys, VqaRecipe
+from surgvivqa_audio.training.vqa_trainer import VqaTrainer
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 

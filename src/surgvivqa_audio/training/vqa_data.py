@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from torch.utils.data import Dataset
 
 from surgvivqa_audio.answering.base import Wave
@@ -115,6 +116,16 @@ class VqaRows(Dataset[Row]):
             clip = self.processor.clip(self.media.frames(group[0]), self.media.rate(group[0]))
         example = self.processor.encode(clip, [self._question(row) for row in group], self.instruction)
         return Row(example, tuple(row.key for row in group))
+
+    def lengths(self) -> list[int]:
+        """How long every row is, in log-mel frames of its recordings: enough to put similar ones together."""
+        keys = self.media.keys
+        if "audio" not in keys.mode:
+            return [sum(len(row.question) for row in group) for group in self.groups]
+        files = [
+            [find_recording(self.media.speech, row, keys.variant) for row in group] for group in self.groups
+        ]
+        return [sum(round(soundfile.info(path).duration * 100) for path in group) for group in files]
 
     def _question(self, sample: Sample) -> Spoken:
         wave = self.media.wave(sample)

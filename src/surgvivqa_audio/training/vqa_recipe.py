@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgvivqa_audio.processing.prompts import QuestionMode
+from surgvivqa_audio.training.fast_path import FastPath
 
 
 class _Keys(BaseModel):
@@ -88,7 +89,7 @@ class TrainerKeys(_Keys):
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     bf16: bool = True
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None  # None: as fast.checkpointing says
     logging_steps: int = Field(default=20, ge=1)
     eval_steps: int = Field(default=100, ge=1)
     save_steps: int = Field(default=100, ge=1)
@@ -119,6 +120,7 @@ class VqaRecipe(_Keys):
     data: DataKeys = DataKeys()
     prompt: PromptKeys = PromptKeys()
     tune: TuneKeys = TuneKeys()
+    fast: FastPath = FastPath()
     trainer: TrainerKeys = TrainerKeys()
     accuracy: Literal["epoch", "never"] = "epoch"
 
