@@ -15,7 +15,7 @@ QUESTION_MODES: tuple[QuestionMode, ...] = ("audio", "text", "audio+text")
 SYSTEM = "You see a colonoscopy clip."
 INSTRUCTION = "Answer the question."
 # In its place when the projector is aligned on transcripts.
-TRANSCRIBE = "Write the question down."
+TRANSCRIBE = "Write down what is said."
 
 
 @dataclass(frozen=True)
