@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from tiny_graft import nano_graft, nano_processor, tone
 
-from surgvivqa_audio.answering.engine import AnswerEngine, Decision
+from surgvivqa_audio.answering.decision import Decision, Verdict, choose, refusal_log_odds
+from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.trie import build_trie, tree_mask
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.collate import collate
@@ -107,6 +109,33 @@ def test_probabilities_and_abstention(make_frames: Any) -> None:
     assert (silent.abstained, silent.reason, silent.options) == (True, "silence", ())
     with pytest.raises(ConfigError, match="needs audio"):
         clip.ask(text="typed")
+
+
+def test_refusal_rule_by_hand() -> None:
+    kinds = ["a", "a", "b", ""]
+    shares = [0.3, 0.3, 0.1, 0.3]  # the refusal equals the best sentence, not the best type
+    assert refusal_log_odds(shares, kinds) == pytest.approx(math.log(0.3 / 0.6))
+    assert choose(shares, kinds, Decision()).sentence == 0
+    assert choose(shares, kinds, Decision(refuse_at=-0.7)) == Verdict(3, "refused")
+    assert choose(shares, kinds, Decision(refuse_at=-0.6)) == Verdict(0, "")
+    assert choose(shares, kinds, Decision(abstain_below=0.4, refuse_at=-0.6)) == Verdict(0, "uncertain")
+    likely = [
+        0.1,
+        0.1,
+        0.1,
+        0.7,
+    ]  # without a threshold the likeliest sentence is said, with one it may not be
+    assert choose(likely, kinds, Decision()) == Verdict(3, "refused")
+    assert choose(likely, kinds, Decision(refuse_at=2.0)) == Verdict(0, "")
+    assert refusal_log_odds([1.0, 0.0], ["a", ""]) < -60
+
+
+def test_every_sentence_keeps_its_log_probability() -> None:
+    engine = _engine()
+    log_probs = torch.linspace(-9.0, -1.0, len(engine.sentences))
+    answer = engine.decide(log_probs, {"total": 1.0})
+    assert answer.log_probs == pytest.approx(log_probs.tolist())
+    assert "log_probs" not in answer.to_dict()
 
 
 def test_ask_returns_the_fields_of_the_contract(make_frames: Any) -> None:

@@ -50,8 +50,10 @@ class Option:
 class Answer:
     """What comes out. ``question_type`` is what the system understood, empty when refused.
 
-    ``reason`` says why it abstained: ``silence``, ``refused`` (the refusal sentence won) or
-    ``uncertain`` (confidence below the threshold); empty otherwise.
+    ``reason`` says why it abstained: ``silence``, ``refused`` (the refusal sentence won, or the decision rule
+    takes the question for one that no clip answers) or ``uncertain`` (confidence below the threshold); empty
+    otherwise. ``options`` holds the understood type and the refusal; ``log_probs`` the log-probability of
+    every sentence in the taxonomy's order before temperature, empty where the system knows none.
     """
 
     answer: str
@@ -64,10 +66,13 @@ class Answer:
     model: str
     reason: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    log_probs: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that ``ask --json`` prints."""
-        return asdict(self)
+        """The object that ``ask --json`` prints: without ``log_probs``, which have no names."""
+        fields = asdict(self)
+        del fields["log_probs"]
+        return fields
 
 
 class System(Protocol):

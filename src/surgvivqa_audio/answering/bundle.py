@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from surgvivqa_audio.answering.engine import AnswerEngine, Decision
+from surgvivqa_audio.answering.decision import Decision
+from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.loading import Stage, load_graft
 from surgvivqa_audio.processing.processor import AudioGraftProcessor

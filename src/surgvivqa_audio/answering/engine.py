@@ -10,7 +10,7 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from surgvivqa_audio.answering.base import Answer, Option, Wave
+from surgvivqa_audio.answering.decision import Decision, choose
 from surgvivqa_audio.answering.decoding import Jump, first_branch, generate, jump_forward
 from surgvivqa_audio.answering.opening import Shrinker, prefill
 from surgvivqa_audio.answering.prefix import (
@@ -40,15 +41,6 @@ from surgvivqa_audio.taxonomy import Taxonomy
 
 Method = Literal["tree", "jump"]
 _BATCH = 8  # questions of one pass; more costs memory and gains nothing on a CPU
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How probabilities become an answer: ``temperature`` divides sentence log-probabilities;
-    below ``abstain_below`` the engine abstains."""
-
-    temperature: float = 1.0
-    abstain_below: float = 0.0
 
 
 class AnswerEngine:
@@ -76,6 +68,7 @@ class AnswerEngine:
         self.decision = decision or Decision()
         self.audio_bucket = audio_bucket
         self.sentences = list(taxonomy.sentences().items())
+        self._kinds = [name for _, (name, _) in self.sentences]
         self.trie: Trie = build_trie([processor.answer_ids(sentence) for sentence, _ in self.sentences])
         self.prefixes = PrefixCache(cache_bytes)
         self.lock = threading.Lock()
@@ -178,33 +171,44 @@ class AnswerEngine:
             Option(short, sentence, name, probability)
             for (sentence, (name, short)), probability in zip(self.sentences, probabilities, strict=True)
         ]
-        best = max(options, key=lambda option: option.probability)
-        kept = [option for option in options if option.question_type in (best.question_type, "")]
-        kept.sort(key=lambda option: -option.probability)
-        return self._answer(best, kept, timings, extra)
+        verdict = choose(probabilities, self._kinds, self.decision)
+        best = options[verdict.sentence]
+        understood = {best.question_type, ""}
+        kept = sorted(
+            (option for option in options if option.question_type in understood),
+            key=lambda option: (option is not best, -option.probability),
+        )
+        known = tuple(log_probs.tolist())
+        return replace(self._answer(best, verdict.reason, kept, timings, extra), log_probs=known)
 
     def decide_jump(self, found: Jump, timings: dict[str, float]) -> Answer:
         """Turn the end of a greedy walk into an answer; its confidence is that of the walk."""
         sentence, (name, short) = self.sentences[found.sentence]
         best = Option(short, sentence, name, math.exp(found.log_prob))
-        return self._answer(best, [best], timings, {"method": "jump", "passes": found.passes})
+        unsure = "uncertain" if best.probability < self.decision.abstain_below else ""
+        reason = unsure if name else "refused"
+        return self._answer(best, reason, [best], timings, {"method": "jump", "passes": found.passes})
 
     def _answer(
-        self, best: Option, kept: Sequence[Option], timings: dict[str, float], extra: dict[str, Any]
+        self,
+        best: Option,
+        reason: str,
+        kept: Sequence[Option],
+        timings: dict[str, float],
+        extra: dict[str, Any],
     ) -> Answer:
         refusal = self.taxonomy.refusal
-        refused = best.question_type == ""
-        uncertain = not refused and best.probability < self.decision.abstain_below
+        uncertain = reason == "uncertain"
         return Answer(
             answer=refusal.sentence if uncertain else best.sentence,
             short_answer=refusal.short if uncertain else best.short_answer,
             question_type=best.question_type,
             confidence=best.probability,
-            abstained=refused or uncertain,
+            abstained=bool(reason),
             options=tuple(kept),
             timings_ms=timings,
             model=self.name,
-            reason="refused" if refused else "uncertain" if uncertain else "",
+            reason=reason,
             extra=extra,
         )
 

@@ -1,0 +1,58 @@
+"""Systems by their command-line names, with the options that choose prompt and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgvivqa_audio.answering.base import System
+from surgvivqa_audio.answering.baseline import BaselineSystem
+from surgvivqa_audio.answering.bundle import load_engine
+from surgvivqa_audio.answering.systems import SYSTEMS, EngineSystem, build_system
+from surgvivqa_audio.errors import ConfigError
+
+PROMPTS = ("ours", "seed")
+_SEED_MODES = {"audio": "audio", "text": "text", "audio-zeroshot": "audio", "text-zeroshot": "text"}
+
+
+@dataclass(frozen=True)
+class SystemBuilder:
+    """Builds a system by name; can be sent to another process.
+
+    ``prompt`` ``seed`` gives ``text``, ``audio`` and their zero-shot forms the predecessor's baseline
+    settings; every other system stays as it is. ``omni`` names the weights of the system ``omni``.
+    """
+
+    model: Path | None = None
+    prompt: str = "ours"
+    omni: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt not in PROMPTS:
+            raise ConfigError(f"--prompt {self.prompt}: one of {', '.join(PROMPTS)}")
+
+    def __call__(self, name: str) -> System:
+        """The system of that name.
+
+        Raises:
+            ConfigError: no such system, or ``omni`` without weights.
+            ModelError: the checkpoint lacks what the system needs.
+        """
+        if name == "omni":
+            return self._omni()
+        if self.prompt == "seed" and name in _SEED_MODES:
+            engine = load_engine(self.model, stage="base" if name.endswith("zeroshot") else "tuned")
+            return BaselineSystem(f"{name} (seed prompt)", engine, _SEED_MODES[name])
+        if name == "question-only":
+            return EngineSystem(name, load_engine(self.model), "text", frames=False)
+        if name not in SYSTEMS:
+            known = ", ".join((*SYSTEMS, "question-only", "omni"))
+            raise ConfigError(f"unknown system '{name}'; use one of {known}")
+        return build_system(name, self.model)
+
+    def _omni(self) -> System:
+        if self.omni is None:
+            raise ConfigError("the system omni needs weights: --omni FOLDER or a Hub id of Qwen2.5-Omni")
+        from surgvivqa_audio.answering.omni import load_omni
+
+        return load_omni(self.omni)
