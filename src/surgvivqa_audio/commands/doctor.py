@@ -99,6 +99,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("bitsandbytes", f"4-bit works on {bits['device']}" if bits["usable"] else f"no: {bits['problem']}"),
         ("espeak-ng", speech["problem"] or f"{speech['espeak']}, voices: {', '.join(speech['voices'])}"),
         ("espeak-ng binary", speech["system_binary"] or "none (not needed)"),
+        ("flite", speech["flite"] or "not installed (apt install flite; an unfamiliar voice to test with)"),
         ("edge-tts", edge),
         ("Audio files", media["problem"] or _marks(media["audio"])),
         ("Video codecs", media["problem"] or _marks(media["video"])),

@@ -112,6 +112,7 @@ def _speech() -> dict[str, Any]:
 
     report: dict[str, Any] = {
         "system_binary": shutil.which("espeak-ng"),
+        "flite": shutil.which("flite"),
         "edge_tts": importlib.util.find_spec("edge_tts") is not None,
     }
     try:

@@ -20,23 +20,27 @@ def _engine(name: str, online: bool, binary: str | None) -> SpeechEngine:
     from surgvivqa_audio.errors import ConfigError
     from surgvivqa_audio.speech.edge import EdgeEngine
     from surgvivqa_audio.speech.engine import EspeakEngine
+    from surgvivqa_audio.speech.flite import FliteEngine
     from surgvivqa_audio.speech.human import HumanEngine
 
     if name == "espeak":
         return EspeakEngine(binary)
+    if name == "flite":
+        return FliteEngine()
     if name == "edge":
         return EdgeEngine(allow_online=online)
     if name == "human":
         return HumanEngine()
-    raise ConfigError(f"unknown engine '{name}'; choose espeak, edge or human")
+    raise ConfigError(f"unknown engine '{name}'; choose espeak, flite, edge or human")
 
 
 def _voices(names: Sequence[str], rates: Sequence[int], engine: str) -> list[Voice]:
     from surgvivqa_audio.errors import ConfigError
     from surgvivqa_audio.speech.edge import DEFAULT_VOICE
     from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, Voice, parse_voice
+    from surgvivqa_audio.speech.flite import DEFAULT_VOICE as FLITE_VOICE
 
-    default = {"espeak": "en-us", "edge": DEFAULT_VOICE}.get(engine)
+    default = {"espeak": "en-us", "flite": FLITE_VOICE, "edge": DEFAULT_VOICE}.get(engine)
     if not names and default is None:
         raise ConfigError("name the speaker with --voice human-<speaker>, as given to `speech import`")
     chosen: list[Voice] = []
@@ -71,7 +75,10 @@ def make(
     annotations: Annotated[Path, typer.Argument(help="JSONL annotation file.")],
     out: Annotated[Path, typer.Argument(help="Folder for audio, manifest and assignments.")],
     engine: Annotated[
-        str | None, typer.Option(help="espeak (offline, default), edge (online extra) or human (imported).")
+        str | None,
+        typer.Option(
+            help="espeak (offline, default), flite (system), edge (online extra) or human (imported)."
+        ),
     ] = None,
     voice: Annotated[
         list[str] | None, typer.Option(help="Voice, or 'train' / 'held-out' for the whole list. Repeatable.")

@@ -16,7 +16,7 @@ class SpeechRecipe(BaseModel):
     """Options of ``speech make``; an option given on the command line wins."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    engine: Literal["espeak", "edge", "human"] = "espeak"
+    engine: Literal["espeak", "flite", "edge", "human"] = "espeak"
     voices: tuple[str, ...] = ()
     rates: tuple[int, ...] = ()
     phrasings: Phrasings = "row"
