@@ -9,20 +9,18 @@ import pytest
 
 from surgvivqa_audio.errors import BadAnnotation
 from surgvivqa_audio.evaluation.calibration import (
-    Outcome,
     area_under_risk_coverage,
     brier,
     calibrate,
     confidences,
-    conformal_sets,
-    conformal_threshold,
     expected_calibration_error,
-    fit_decision,
     fit_temperature,
-    outcomes,
     reliability,
     risk_coverage,
 )
+from surgvivqa_audio.evaluation.conformal import conformal_sets, conformal_threshold, procedure_halves
+from surgvivqa_audio.evaluation.decide import fit_decision
+from surgvivqa_audio.evaluation.outcomes import Outcome, outcomes
 from surgvivqa_audio.scoring.rows import parse_prediction
 from surgvivqa_audio.taxonomy import load_taxonomy
 
@@ -130,14 +128,58 @@ def test_unwritten_options_share_the_rest() -> None:
     assert conformal_sets([row], 1.0, 0.5) == [(OPTIONS[0],)]
 
 
+def test_coverage_over_halves_of_the_procedures() -> None:
+    found = procedure_halves(drawn(2000, 1.0, 7), 1.0, alpha=0.2)
+    assert found is not None
+    assert found["mean"] == pytest.approx(0.8, abs=0.02)
+    assert found["low"] < found["mean"] < found["high"]
+    assert procedure_halves(drawn(3, 1.0, 7), 1.0) is None
+
+
+def refusable(refusal: float, gold: tuple[str, str], video: str = "v") -> Outcome:
+    """Two answers of one type share what the refusal leaves; every sentence is listed."""
+    labels = (("scope_motion", "yes"), ("scope_motion", "no"), ("", "unanswerable"), OTHER)
+    rest = 1 - refusal
+    return Outcome(labels, np.array([0.7 * rest, 0.3 * rest, refusal, 0.0]), gold, video, unlisted=0)
+
+
 def test_decision_keeps_false_refusals_within_the_budget() -> None:
-    rows = drawn(1000, 2.0, 6)
-    decision = fit_decision(rows, "unanswerable", 0.05)
-    tempered = confidences(rows, decision["temperature"])
-    assert (tempered < decision["abstain_below"]).sum() == 50
-    refusal = ("", "unanswerable")
-    refused = [Outcome((refusal, OTHER), np.array([0.9, 0.1]), OPTIONS[0], "v")] * 60
-    assert fit_decision([*rows, *refused], "unanswerable", 0.05)["abstain_below"] == 0.0
+    answer, refuse = ("scope_motion", "yes"), ("", "unanswerable")
+    inside = [refusable(number / 200, answer) for number in range(1, 101)]
+    outside = [refusable(number / 20, refuse) for number in range(1, 20)]
+    found = fit_decision([*inside, *outside], 0.05)
+    # five of a hundred may be refused: the threshold lies between 0.475 and 0.48
+    assert (found.answerable, found.false_refusals, found.unanswerable) == (100, 0.05, 19)
+    assert found.refused == pytest.approx(10 / 19)  # 0.5 and above
+    assert fit_decision(inside, 0.0).false_refusals == 0.0
+    temperature = found.decision["temperature"]
+    low, high = (temperature_log_odds(share, temperature) for share in (0.475, 0.48))
+    assert low < found.decision["refuse_at"] < high
+
+
+def temperature_log_odds(refusal: float, temperature: float) -> float:
+    parts = np.array([0.7 * (1 - refusal), 0.3 * (1 - refusal), refusal]) ** (1 / temperature)
+    return float(np.log(parts[2] / (parts[0] + parts[1])))
+
+
+def test_log_probabilities_are_read_exactly_and_fit_the_taxonomy() -> None:
+    taxonomy = load_taxonomy()
+    every = list(taxonomy.sentences().values())
+    logs = [-30.0] * len(every)
+    logs[every.index(("scope_motion", "yes"))] = -1.0
+    logs[every.index(("scope_outside", "no"))] = -2.0
+    base = {
+        "key": "in/sim-1/0/scope_motion", "question_type": "scope_motion", "ground_truth": "x",
+        "short_answer": "yes", "predicted_answer": "yes", "options": [["scope_motion", "yes", 0.7]],
+    }  # fmt: skip
+    row = parse_prediction(base | {"log_probs": logs}, "here", taxonomy)
+    found = outcomes([row], taxonomy)[0]
+    assert (found.best, found.gold, found.unlisted) == (("scope_motion", "yes"), ("scope_motion", "yes"), 0)
+    assert confidences([found])[0] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-9)
+    assert confidences([found], 2.0)[0] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-3)
+    short = parse_prediction(base | {"log_probs": logs[:-1]}, "here", taxonomy)
+    with pytest.raises(BadAnnotation, match="another taxonomy"):
+        outcomes([short], taxonomy)
 
 
 def test_outcomes_of_prediction_rows() -> None:

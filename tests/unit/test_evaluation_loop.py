@@ -194,6 +194,22 @@ def test_shards_and_limit_cover_the_rows_once() -> None:
         Settings(shard=(4, 4))
 
 
+def test_a_drawn_sample_is_fixed_nested_and_takes_procedures_in_turn() -> None:
+    samples = [
+        one.model_copy(update={"video_id": video, "key": f"{one.key}/{video}"})
+        for video in ("a", "b", "c")
+        for one in make_samples(1, 4)
+    ]
+    small, large = (select(samples, Settings(sample=rows)) for rows in (9, 18))
+    assert (len(small), len(large)) == (9, 18)
+    assert {one.video_id for one in small} == {"a", "b", "c"}
+    assert {one.key for one in small} < {one.key for one in large}
+    assert select(samples, Settings(sample=9, seed=7)) == small
+    halves = [select(samples, Settings(sample=9, shard=(number, 2))) for number in range(2)]
+    assert sorted(one.key for half in halves for one in half) == sorted(one.key for one in small)
+    assert len(select(samples, Settings(sample=1000))) == len(samples)
+
+
 def test_swap_across_speaks_another_type_of_the_same_clip(tmp_path: Path) -> None:
     for row in run(tmp_path, control="swap-across"):
         assert row["asked_type"] != row["question_type"]

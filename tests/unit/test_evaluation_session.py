@@ -14,13 +14,23 @@ from typer.testing import CliRunner
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.commands import evaluate
 from surgvivqa_audio.errors import ConfigError, MissingAudio
-from surgvivqa_audio.evaluation.session import Request, clip_rate, run_request
+from surgvivqa_audio.evaluation.session import (
+    Request,
+    clip_rate,
+    frame_rates,
+    out_of_scope_samples,
+    run_request,
+)
 from surgvivqa_audio.evaluation.spoken import Speaker
-from surgvivqa_audio.evaluation.suite import Suite, plan_suite, run_suite
+from surgvivqa_audio.evaluation.suite import Suite, plan_eval, plan_suite, run_suite
+from surgvivqa_audio.evaluation.workers import run_shards
 from surgvivqa_audio.files import write_jsonl
 from surgvivqa_audio.sample import Sample, read_samples
+from surgvivqa_audio.scoring.rows import read_predictions
 from surgvivqa_audio.speech.audio import write_wav
-from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, Voice
+from surgvivqa_audio.speech.cache import SpeechCache
+from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, EspeakEngine, Voice
+from surgvivqa_audio.speech.make import make_speech
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import load_taxonomy
 
@@ -96,11 +106,14 @@ def test_missing_recording_is_a_failed_row_and_missing_folder_an_error(folder: P
 def test_frame_rate_comes_from_the_video_table(folder: Path) -> None:
     sample = read_samples(folder / "out_template.jsonl", TAXONOMY)[0]
     assert clip_rate(folder)(sample) == 6.25
+    samples = [sample]
+    assert frame_rates(folder, samples) == {"table": None, "assumed_for_procedures": 1, "assumed": 25.0}
     (folder / "video_info.csv").write_text(
         '"unique_video_name","age","sex","endoscope_brand","fps","num_frames","num_lesions","bbps"\n'
         '"v-1",60,"male","Fujifilm",30,1000,0,9\n'
     )
     assert clip_rate(folder)(sample) == 7.5
+    assert frame_rates(folder, samples) == {"table": "video_info.csv", "assumed_for_procedures": 0}
 
 
 def test_held_out_voice_and_wording(folder: Path) -> None:
@@ -173,35 +186,99 @@ def test_score_command_writes_the_agreed_object(folder: Path) -> None:
 
 def test_suite_plans_every_system_floor_control_and_refusal(folder: Path) -> None:
     request = Request(folder, "", folder / "report")
-    runs = plan_suite(request, Suite(eval_rows=folder / "eval.jsonl"))
-    assert len(runs) == 7 + 3 + 1 + 14 + 1 + 1
-    assert runs["audio-noise-5"].control == "noise-5"
-    assert runs["audio-in"].template == "in"
-    assert runs["audio-out-of-scope"].out_of_scope
-    assert runs["audio-eval"].rows == folder / "eval.jsonl"
-    other = plan_suite(request, Suite(eval_data=folder / "held"))["audio-eval"]
+    suite = Suite(eval_rows=folder / "eval.jsonl", system_rows=30, control_rows=20)
+    runs = plan_suite(request, suite)
+    assert len(runs) == 8 + 3 + 1 + 14 + 1
+    assert (runs["audio-noise-5"].control, runs["audio-noise-5"].sample) == ("noise-5", 20)
+    assert (runs["audio-in"].template, runs["text"].sample, runs["audio"].sample) == ("in", 30, None)
+    assert runs["audio-out-of-scope"].out_of_scope == "test"
+    held = plan_eval(request, suite)
+    assert held["audio-eval"].rows == folder / "eval.jsonl"
+    assert held["audio-eval-out-of-scope"].out_of_scope == "eval"
+    other = plan_eval(request, Suite(eval_data=folder / "held"))["audio-eval"]
     assert (other.data, other.rows_file) == (folder / "held", folder / "held" / "out_template.jsonl")
-    assert {run.out.parent for run in runs.values()} == {folder / "report" / "predictions"}
+    assert {run.out.parent for run in [*runs.values(), *held.values()]} == {folder / "report" / "predictions"}
+    with pytest.raises(ConfigError, match="--calibrate needs the eval split"):
+        Suite(calibrate=True)
 
 
-def test_suite_runs_resumes_and_reports(folder: Path) -> None:
+def both_wordings(folder: Path) -> None:
     rows = (folder / "out_template.jsonl").read_text()
-    wording = {TAXONOMY.type_of(kind).out_template: TAXONOMY.type_of(kind).in_template for kind in KINDS}
-    for out_wording, in_wording in wording.items():
-        rows = rows.replace(out_wording, in_wording)
+    for kind in KINDS:
+        asked = TAXONOMY.type_of(kind)
+        rows = rows.replace(asked.out_template, asked.in_template)
     (folder / "in_template.jsonl").write_text(rows.replace('"out', '"in'))
-    said: list[str] = []
-    suite = Suite(systems=["echo"], controls=["blank", "silence"], cases=1)
-    request = Request(folder, "", folder / "report", speech=str(folder / "speech"))
     for name in ("qa_0", "qa_1", "qa_2", "qa_3"):
         target = folder / "speech" / "in_v-1" / f"{name}.wav"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes((folder / "speech" / "out_v-1" / f"{name}.wav").read_bytes())
-    report = run_suite(request, suite, TAXONOMY, lambda _name: Echo(), said.append)
+
+
+def build_echo(_name: str) -> Echo:
+    return Echo()
+
+
+def test_suite_runs_resumes_and_reports(folder: Path) -> None:
+    both_wordings(folder)
+    said: list[str] = []
+    suite = Suite(systems=["echo"], controls=["blank", "silence"], cases=1, clock_clips=1)
+    request = Request(folder, "", folder / "report", speech=str(folder / "speech"))
+    report = run_suite(request, suite, TAXONOMY, build_echo, said.append)
     assert said[0] == "1/8 echo: 4 rows, 0 failed"
     assert {entry["control"] for entry in report["controls"]} == {"blank", "silence"}
     assert report["wordings"][0]["pairs"] == 4
+    assert report["clock"]["echo"]["cold"]["rows"] == 1
+    assert report["leak"] == {"system": "echo", "rows": 4, "changed": [], "reads": False}
     assert (folder / "report" / "report.html").is_file()
     said.clear()
-    run_suite(request, suite, TAXONOMY, lambda _name: Echo(), said.append)
+    run_suite(request, suite, TAXONOMY, build_echo, said.append)
     assert all(line.endswith("already there") for line in said)
+
+
+def test_workers_share_the_clips_and_their_files_are_joined(folder: Path) -> None:
+    runs = {
+        name: Request(folder, "echo", folder / f"{name}.jsonl", control=control)
+        for name, control in (("plain", None), ("blank", "blank"))
+    }
+    said: list[str] = []
+    run_shards(runs, 2, TAXONOMY, build_echo, said.append)
+    assert said == ["plain: 4 rows, 0 failed", "blank: 4 rows, 0 failed"]
+    rows = read_predictions(folder / "plain.jsonl", TAXONOMY)
+    assert sorted(row.key for row in rows) == sorted(
+        sample.key for sample in read_samples(folder / "out_template.jsonl", TAXONOMY)
+    )
+    assert not list(folder.glob("*-of-2*"))
+
+
+def test_out_of_scope_banks_are_asked_about_three_clips_each(folder: Path) -> None:
+    samples = read_samples(folder / "out_template.jsonl", TAXONOMY)
+    for bank in ("test", "eval"):
+        asked = out_of_scope_samples(samples, TAXONOMY, bank)
+        questions = getattr(TAXONOMY.out_of_scope, bank)
+        assert len(asked) == 3 * len(questions) == len({sample.key for sample in asked})
+        assert {sample.question for sample in asked} == set(questions)
+        assert {sample.short_answer for sample in asked} == {"unanswerable"}
+    with pytest.raises(ConfigError, match="bank 'train': test or eval"):
+        out_of_scope_samples(samples, TAXONOMY, "train")
+
+
+def test_recordings_decide_what_is_typed_and_which_voice_is_new(folder: Path) -> None:
+    sample = read_samples(folder / "out_template.jsonl", TAXONOMY)[0]
+    folder_of = folder / "spoken"
+    make_speech([sample], folder_of, [HELD_OUT_VOICES[0]], phrasings="held-out", taxonomy=TAXONOMY)
+    with EspeakEngine() as engine, SpeechCache(folder / "cache", engine) as cache:
+        speaker = Speaker(TAXONOMY, engine, folder_of, cache=cache)
+        words = speaker.wording(sample, "default")
+        assert words != sample.question
+        assert words in phrasing_bank(TAXONOMY)[sample.question_type].held_out
+        assert speaker.wording(sample, "voice") == words
+        assert speaker.wording(sample, "phrasing") not in (words, sample.question)
+        own = speaker.speak(sample, "default")
+        other = speaker.speak(sample, "voice")
+        assert own.shape != other.shape or float(np.abs(own - other).max()) > 0.01
+        assert cache.synthesised == 1
+        Speaker(TAXONOMY, engine, folder_of, cache=cache).speak(sample, "voice")
+        assert cache.synthesised == 1
+        [made] = cache.rows()
+        assert made["text"] == words
+        assert made["voice"] != HELD_OUT_VOICES[0].name

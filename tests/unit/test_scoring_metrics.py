@@ -14,9 +14,10 @@ from surgvivqa_audio.errors import BadAnnotation, UnknownQuestionType
 from surgvivqa_audio.sample import Sample, read_samples
 from surgvivqa_audio.scoring.floors import hits, majority, nearest
 from surgvivqa_audio.scoring.intervals import wilson
+from surgvivqa_audio.scoring.parse import AnswerParser
 from surgvivqa_audio.scoring.rows import join, parse_prediction, read_predictions
 from surgvivqa_audio.scoring.rules import bleu, k_acc, loose, rouge_l, substring
-from surgvivqa_audio.scoring.score import balanced, score_file, score_rows
+from surgvivqa_audio.scoring.score import balanced, judge, score_file, score_rows
 from surgvivqa_audio.scoring.table import band, score_lines
 from surgvivqa_audio.taxonomy import load_taxonomy
 
@@ -210,6 +211,23 @@ def test_out_of_scope_questions_have_the_refusal_as_their_only_answer() -> None:
     assert result["closed_set"] == pytest.approx(2 / 6)
     with pytest.raises(BadAnnotation, match="'yes' is not an answer of out_of_scope"):
         predictions(asked | {"short_answer": "yes"})
+
+
+def test_an_answer_to_a_misheard_question_is_wrong() -> None:
+    base = {
+        "question_type": "scope_motion", "ground_truth": "x", "short_answer": "yes",
+        "predicted_answer": "yes",
+    }  # fmt: skip
+    said = [
+        {},
+        {"predicted_type": "scope_motion"},
+        {"predicted_type": ""},
+        {"predicted_type": "scope_outside"},
+        {"predicted_type": "scope_motion", "abstained": True},
+        {"predicted_answer": "Yes, the endoscope is moving.", "predicted_type": "scope_outside"},
+    ]
+    rows = [parse_prediction(base | extra, "here", TAXONOMY) for extra in said]
+    assert judge(rows, AnswerParser(TAXONOMY)) == [True, True, True, False, True, False]
 
 
 def test_balanced_gives_types_equal_weight() -> None:

@@ -8,9 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from surgvivqa_audio.commands.evaluate_asr import asr
+
 app = typer.Typer(help="Run and score systems.", no_args_is_help=True)
+app.command("asr")(asr)
 
 TaxonomyName = Annotated[str, typer.Option("--taxonomy", help="Taxonomy of the package, or a TOML file.")]
+Prompt = Annotated[
+    str, typer.Option(help="ours, or seed: the predecessor's baseline prompts, 768 px, 50 new tokens.")
+]
+Omni = Annotated[
+    str | None, typer.Option(help="Qwen2.5-Omni checkpoint, folder or Hub id, for the system omni.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
 
 
@@ -39,8 +48,12 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Questions per call of the system.")] = 16,
     seed: Annotated[int, typer.Option(help="Fixes swaps, noise and voices.")] = 42,
     out_of_scope: Annotated[
-        bool, typer.Option("--out-of-scope", help="Ask what no clip answers, about the clips of the rows.")
-    ] = False,
+        str | None, typer.Option(help="Ask what no clip answers instead; the bank: test or eval.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="About so many rows, of all procedures in turn.")] = None,
+    speech_cache: Annotated[Path | None, typer.Option(help="Keep what is synthesised here.")] = None,
+    prompt: Prompt = "ours",
+    omni: Omni = None,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -54,9 +67,10 @@ def run(
     request = Request(
         data=data, system=system, out=out, rows=rows, template=template, model=model, frames=frames,
         speech=speech, control=control, train=train, limit=limit, shard=_shard(shard),
-        batch_size=batch_size, seed=seed, out_of_scope=out_of_scope,
+        batch_size=batch_size, seed=seed, out_of_scope=out_of_scope, sample=sample,
+        speech_cache=speech_cache,
     )  # fmt: skip
-    build = _build_system(model)
+    build = _build_system(model, prompt, omni)
     done = run_request(request, known, build, _progress)
     failed = [row for row in done if row["error"]]
     result = score_file(out, known, train)
@@ -69,13 +83,10 @@ def run(
         write_json(json_file, {str(out): result})
 
 
-def _build_system(model: Path | None) -> Any:
-    def build(name: str) -> Any:
-        from surgvivqa_audio.answering.systems import build_system
+def _build_system(model: Path | None, prompt: str = "ours", omni: str | None = None) -> Any:
+    from surgvivqa_audio.answering.builder import SystemBuilder
 
-        return build_system(name, model)
-
-    return build
+    return SystemBuilder(model, prompt, omni)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -115,17 +126,21 @@ def score(
 
 @app.command()
 def calibrate(
-    predictions: Annotated[Path, typer.Argument(help="Predictions on the eval split, at temperature 1.")],
+    predictions: Annotated[list[Path], typer.Argument(help="Predictions on the eval split and its bank.")],
     model: Annotated[Path, typer.Option(help="Model folder that gets decision.json.")],
     stage: Annotated[str, typer.Option(help="tuned or base.")] = "tuned",
-    max_false_refusals: Annotated[float, typer.Option(help="Share of answerable questions.")] = 0.03,
+    max_false_refusals: Annotated[float, typer.Option(help="Share of answerable questions.")] = 0.04,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
-    """Fit temperature and abstention threshold on the eval split and keep them beside the weights."""
+    """Fit temperature and refusal threshold on the eval split and keep them beside the weights."""
     from surgvivqa_audio.evaluation.decide import write_decision
 
-    fields = write_decision(predictions, model, stage, max_false_refusals, _taxonomy(taxonomy))
-    typer.echo(f"{stage}: " + ", ".join(f"{name} {value:.4f}" for name, value in fields.items()))
+    done = write_decision(predictions, model, stage, max_false_refusals, _taxonomy(taxonomy))
+    typer.echo(f"{stage}: " + ", ".join(f"{name} {value:.4f}" for name, value in done.decision.items()))
+    typer.echo(
+        f"refuses {100 * done.refused:.1f} % of {done.unanswerable} unanswerable and "
+        f"{100 * done.false_refusals:.1f} % of {done.answerable} answerable rows, those it was fitted on"
+    )
 
 
 @app.command()
@@ -200,7 +215,17 @@ def suite(
     eval_data: Annotated[
         Path | None, typer.Option(help="Data folder of the eval split, if it is another one.")
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First fit decision.json of the model on the eval split.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    system_rows: Annotated[int | None, typer.Option(help="Rows for every system but the first.")] = None,
+    control_rows: Annotated[int | None, typer.Option(help="Rows for each control.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the rows.")] = 1,
+    clock_clips: Annotated[int, typer.Option(help="Clips on which every system is timed; 0: none.")] = 8,
+    cases: Annotated[int, typer.Option(help="Failures to show.")] = 12,
+    prompt: Prompt = "ours",
+    omni: Omni = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -211,13 +236,13 @@ def suite(
 
     request = Request(data, "", out, model=model, template=template, speech=speech, train=train, limit=limit)
     chosen = Suite(
-        systems=systems.split(",") if systems else SYSTEMS,
+        systems=systems.split(",") if systems else (*SYSTEMS, *(["omni"] if omni else [])),
         controls=CONTROLS if controls is None else [name for name in controls.split(",") if name],
-        eval_rows=eval_rows,
-        eval_data=eval_data,
-        title=title,
-    )
-    result = run_suite(request, chosen, _taxonomy(taxonomy), _build_system(model), typer.echo)
+        eval_rows=eval_rows, eval_data=eval_data, calibrate=calibrate, system_rows=system_rows,
+        control_rows=control_rows, workers=workers, clock_clips=clock_clips, cases=cases, title=title,
+    )  # fmt: skip
+    build = _build_system(model, prompt, omni)
+    result = run_suite(request, chosen, _taxonomy(taxonomy), build, typer.echo)
     for entry in result["controls"]:
         typer.echo(f"{entry['control']}: {entry['words']}")
     typer.echo(f"wrote {out / 'report.html'}, report.md and report.json")
@@ -232,10 +257,12 @@ def baselines(
     model: Annotated[Path | None, typer.Option(help="Model folder; default: the nano model.")] = None,
     systems: Annotated[
         str, typer.Option(help="Systems, separated by commas.")
-    ] = "text-zeroshot,audio-zeroshot,asr,audio,noframes,majority,constant",
+    ] = "text-zeroshot,audio-zeroshot,asr,audio,noframes,question-only,majority,constant",
     speech: Annotated[str | None, typer.Option(help="As in eval run.")] = None,
     train: Annotated[Path | None, typer.Option(help="Training rows, for the majority floor.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    prompt: Prompt = "ours",
+    omni: Omni = None,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -246,7 +273,8 @@ def baselines(
 
     folder = out or data / "predictions"
     request = Request(data, "", folder, model=model, speech=speech, train=train, limit=limit)
-    table = baseline_table(request, systems.split(","), _taxonomy(taxonomy), _build_system(model), _progress)
+    build = _build_system(model, prompt, omni)
+    table = baseline_table(request, systems.split(","), _taxonomy(taxonomy), build, _progress)
     typer.echo("\n".join(baseline_lines(table)))
     if json_file is not None:
         write_json(json_file, {"baselines": table})

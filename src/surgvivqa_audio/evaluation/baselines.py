@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from surgvivqa_audio.answering.base import System
+from surgvivqa_audio.evaluation.clock import read_clock, write_clock
 from surgvivqa_audio.evaluation.figures import run_figures
 from surgvivqa_audio.evaluation.loop import Progress
+from surgvivqa_audio.evaluation.reference import REFERENCES
 from surgvivqa_audio.evaluation.runs import load_run
 from surgvivqa_audio.evaluation.session import Request, run_request
 from surgvivqa_audio.sample import read_samples
@@ -22,18 +24,25 @@ def baseline_table(
     taxonomy: Taxonomy,
     build: Callable[[str], System],
     progress: Progress | None = None,
+    clips: int = 4,
 ) -> list[dict[str, Any]]:
     """Run each system on both templates; predictions go to ``request.out/<system>-<template>.jsonl``.
 
-    A prediction file that is already complete is read, not made again.
+    A prediction file that is already complete is read, not made again. On ``clips`` clips every system is
+    timed alone, one question at a time (0 leaves that out).
 
     Raises:
         SurgVivqaError: as ``run_request``.
     """
     train = None if request.train is None else read_samples(request.train, taxonomy)
     table = []
+    timed = [system for system in systems if system not in REFERENCES] if clips else []
+    if timed:
+        first = replace(request, template="out")
+        write_clock(first, timed, clips, taxonomy, build, lambda _line: None)
+    clock = read_clock(request.out)
     for system in systems:
-        entry: dict[str, Any] = {"system": system}
+        entry: dict[str, Any] = {"system": system, "clock": clock.get(system)}
         for template in ("in", "out"):
             out = request.out / f"{system}-{template}.jsonl"
             if not out.is_file():
@@ -57,7 +66,7 @@ def baseline_lines(table: Sequence[dict[str, Any]]) -> list[str]:
     simulated = any(entry[template]["simulated"] for entry in table for template in ("in", "out"))
     lines = ["ColonSim (simulator), not colonoscopy:"] if simulated else []
     lines.append(
-        "system           in-template %           out-of-template %       floor %  per s  ms p50 / p95"
+        "system           in-template %           out-of-template %       floor %  per s  ms cold p50 / p95, prefix ready p50 / p95"
     )
     for entry in table:
         cells = [entry["system"].ljust(15)]
@@ -66,13 +75,14 @@ def baseline_lines(table: Sequence[dict[str, Any]]) -> list[str]:
             text = f"{percent(one['closed_set'])} [{interval(one['ci95'])}] n={one['rows']}"
             cells.append(text.ljust(22))
         one = entry["out"]
-        latency = one["latency_ms"]
+        states = entry["clock"] or {}
         cells.append(percent(one["floor"]).rjust(6))
         cells.append(f"{one['per_second']:.1f}".rjust(6) if one["per_second"] else "     -")
-        cells.append(f"{latency['p50']:.0f} / {latency['p95']:.0f}" if latency else "-")
+        waits = [states[name] for name in ("cold", "prefix_ready") if name in states]
+        cells.append(", ".join(f"{wait['p50']:.0f} / {wait['p95']:.0f}" for wait in waits) or "-")
         lines.append("  ".join(cells))
     lines.append(
-        "right by the closed-set rule; per s: whole calls, clips opened included; ms: last audio sample to "
-        "answer string, clip ready"
+        "right by the closed-set rule; per s: in batches, clips opened included; ms: one question at a time, "
+        "last audio sample to answer string"
     )
     return lines

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from surgvivqa_audio.evaluation.figures import difference
-from surgvivqa_audio.evaluation.runs import Run, compare
+from surgvivqa_audio.evaluation.runs import Comparison, Run, compare
+from surgvivqa_audio.scoring.floors import hits
+from surgvivqa_audio.scoring.parse import Label
+from surgvivqa_audio.scoring.rows import Prediction
 from surgvivqa_audio.scoring.table import percent
 from surgvivqa_audio.taxonomy import Taxonomy
 
@@ -15,6 +19,14 @@ _DIRECTIONS = {"advancing": "withdrawing", "up": "down", "left": "right"}
 _OPPOSITE = _DIRECTIONS | {second: first for first, second in _DIRECTIONS.items()}
 _REVERSIBLE = frozenset({"scope_motion_type", "lesion_motion_direction"})
 _BINARY_REVERSIBLE = frozenset({"scope_forward_motion", "scope_backward_motion"})
+_REVERSED = {
+    "scope_motion_type": "advancing or withdrawing",
+    "lesion_motion_direction": "direction of the lesion",
+    "scope_forward_motion": "advancing, yes or no",
+    "scope_backward_motion": "withdrawing, yes or no",
+}
+MOTION_TYPES = frozenset({*_REVERSED, "scope_motion"})  # what one frame cannot show
+_BLIND_MARGIN = 0.03
 
 
 def explain(base: Run, changed: Run, taxonomy: Taxonomy) -> dict[str, Any]:
@@ -27,18 +39,35 @@ def explain(base: Run, changed: Run, taxonomy: Taxonomy) -> dict[str, Any]:
     both = compare(base, changed)
     result: dict[str, Any] = {"control": control, "system": base.system} | difference(both)
     result["same_answer"] = _share(base.labels[one] == changed.labels[other] for one, other in both.pairs)
-    result["floor"] = base.score["floor"]
-    moving = both.only(lambda at: _domain(base.rows[at].question_type, taxonomy) == "movement")
+    result["floor"] = _floor(both)
+    moving = both.only(lambda at: base.rows[at].question_type in MOTION_TYPES)
     if moving.pairs:
-        result["movement"] = difference(moving)
+        result["movement"] = difference(moving) | {"floor": _floor(moving)}
     sentences: dict[str, Callable[[Run, Run, dict[str, Any]], str]] = {
         "silence": _silence,
         "swap-across": _swap_across,
         "swap-within": _swap_within,
         "reverse": _reverse,
+        "blank": _blank,
+        "frozen": _frozen,
     }
-    result["words"] = sentences.get(control, _accuracy)(base, changed, result)
+    shared = replace(base, rows=_rows(both), labels=_labels(both), correct=tuple(both.right(0)))
+    result["words"] = sentences.get(control, _accuracy)(shared, changed, result)
     return result
+
+
+def _rows(both: Comparison) -> tuple[Prediction, ...]:
+    return tuple(both.first.rows[at] for at, _ in both.pairs)
+
+
+def _labels(both: Comparison) -> tuple[Label | None, ...]:
+    return tuple(both.first.labels[at] for at, _ in both.pairs)
+
+
+def _floor(both: Comparison) -> float:
+    """Share right of the base run's floor answers on the shared rows."""
+    rows = _rows(both)
+    return hits(rows, both.first.score["floor_answers"]) / len(rows)
 
 
 def _silence(base: Run, changed: Run, result: dict[str, Any]) -> str:
@@ -81,7 +110,7 @@ def _swap_across(base: Run, changed: Run, result: dict[str, Any]) -> str:
 def _heard(run: Run, number: int) -> str | None:
     """The type the answer belongs to: the system's own word for it, else that of the parsed sentence."""
     extra = run.rows[number].extra or {}
-    if "predicted_type" in extra:
+    if extra.get("predicted_type") or extra.get("abstained"):
         return str(extra["predicted_type"])
     label = run.labels[number]
     return label.question_type if label else None
@@ -97,6 +126,7 @@ def _swap_within(base: Run, changed: Run, result: dict[str, Any]) -> str:
 
 def _reverse(base: Run, changed: Run, result: dict[str, Any]) -> str:
     turned: list[bool] = []
+    groups: dict[str, list[bool]] = {}
     for one, other in compare(base, changed).pairs:
         before, after = base.labels[one], changed.labels[other]
         kind = base.rows[one].question_type
@@ -104,21 +134,50 @@ def _reverse(base: Run, changed: Run, result: dict[str, Any]) -> str:
             continue
         if kind in _REVERSIBLE and before.short in _OPPOSITE:
             turned.append(after is not None and after.short == _OPPOSITE[before.short])
+            groups.setdefault(kind, []).append(turned[-1])
         elif kind in _BINARY_REVERSIBLE:
             turned.append(after is not None and after != before)
+            groups.setdefault(kind, []).append(turned[-1])
     if not turned:
         return "sees the order of frames: not measured, no right answer about a direction in these rows"
     share = _share(turned)
     result["turned"], result["turned_rows"] = share, len(turned)
+    result["turned_by_type"] = {kind: [sum(found), len(found)] for kind, found in groups.items()}
+    parts = [
+        f"{_REVERSED[kind]} {percent(_share(found))} % of {len(found)}" for kind, found in groups.items()
+    ]
     return (
-        f"sees the order of frames: {_verdict(share)}, {percent(share)} % of {len(turned)} right answers "
-        "about a direction turn round when the clip runs backwards"
+        f"sees the order of frames: {_verdict(share)}, when the clip runs backwards {percent(share)} % of "
+        f"{len(turned)} answers about a direction that were right turn round ({', '.join(parts)})"
+    )
+
+
+def _blank(base: Run, changed: Run, result: dict[str, Any]) -> str:
+    """Seeing means that grey frames leave at most the floor and a little."""
+    second, floor, high = result["second"], result["floor"], result["ci95"][1]
+    verdict = "no" if high >= 0 else "yes" if second <= floor + _BLIND_MARGIN else "partly"
+    return (
+        f"sees: {verdict}, right (n = {result['rows']}) {percent(result['first'])} % with frames, "
+        f"{percent(second)} % with grey ones; floor {percent(floor)} %, 'yes' allows floor + 3 points"
+    )
+
+
+def _frozen(base: Run, changed: Run, result: dict[str, Any]) -> str:
+    """Seeing motion means that one repeated frame costs the questions about motion."""
+    if "movement" not in result:
+        return "sees motion: not measured, no question about motion in these rows"
+    moving = result["movement"]
+    low, high = moving["ci95"]
+    blind = moving["second"] <= moving["floor"] + _BLIND_MARGIN
+    verdict = "no" if high >= 0 else "yes" if blind else "partly"
+    return (
+        f"sees motion: {verdict}, with one frame repeated the motion types (n = {moving['rows']}) go from "
+        f"{percent(moving['first'])} % to {percent(moving['second'])} %, difference {100 * low:+.1f} to "
+        f"{100 * high:+.1f} points; floor {percent(moving['floor'])} %"
     )
 
 
 _CLAIMS = {
-    "blank": ("looks at the picture", True),
-    "frozen": ("uses motion, not one frame", True),
     "shuffle": ("uses the order of frames", True),
     "other-clip": ("looks at this clip", True),
     "voice": ("understands another voice", False),
@@ -132,7 +191,7 @@ def _accuracy(base: Run, changed: Run, result: dict[str, Any]) -> str:
         claim, falls = f"understands at {control.removeprefix('noise-')} dB of noise", False
     else:
         claim, falls = _CLAIMS.get(control, (f"{control} matters", True))
-    motion = control in ("frozen", "shuffle") and "movement" in result
+    motion = control == "shuffle" and "movement" in result
     seen = result["movement"] if motion else result
     first, second = seen["first"], seen["second"]
     low, high = seen["ci95"]
@@ -148,11 +207,6 @@ def _accuracy(base: Run, changed: Run, result: dict[str, Any]) -> str:
         f"difference {100 * low:+.1f} to {100 * high:+.1f} points"
     )
     return text if motion else f"{text}; floor {percent(result['floor'])} %"
-
-
-def _domain(kind: str, taxonomy: Taxonomy) -> str:
-    found = taxonomy.types.get(kind)
-    return found.domain if found else ""
 
 
 def _verdict(share: float) -> str:

@@ -179,10 +179,9 @@ def _word_error_rate(run: Run) -> dict[str, float] | None:
     pairs = []
     for row in run.rows:
         transcript = ((row.extra or {}).get("extra") or {}).get("transcript")
-        if transcript is not None and row.question:
-            pairs.append(
-                (" ".join(words(speakable(row.question)).tokens), " ".join(words(str(transcript)).tokens))
-            )
+        spoken = str((row.extra or {}).get("asked_text") or row.question)
+        if transcript is not None and spoken:
+            pairs.append((" ".join(words(speakable(spoken)).tokens), " ".join(words(str(transcript)).tokens)))
     if not pairs:
         return None
     from jiwer import wer

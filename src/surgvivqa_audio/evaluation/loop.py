@@ -7,14 +7,16 @@ stay on this side and meet the answer again in the prediction row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
 from surgvivqa_audio.errors import ConfigError, SurgVivqaError
+from surgvivqa_audio.evaluation.answered import answer_fields
 from surgvivqa_audio.evaluation.controls import (
     AddNoise,
     Plan,
@@ -36,7 +38,6 @@ Wording = Callable[[Sample, str], str]  # (sample, variant) -> question as typed
 Progress = Callable[[int, int], None]
 
 _NO_FRAMES = Clip((), 1.0)
-_SMALLEST_PROBABILITY = 1e-6  # options below it are not written
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Settings:
     limit: int | None = None
     shard: tuple[int, int] = (0, 1)
     batch_size: int = 16
+    sample: int | None = None  # about so many rows, whole clips of all procedures in turn
 
     def __post_init__(self) -> None:
         number, count = self.shard
@@ -69,12 +71,37 @@ class Settings:
 
 
 def select(samples: Sequence[Sample], settings: Settings) -> list[Sample]:
-    """The rows of this run: the first ``limit``, then every n-th clip, grouped by clip in file order."""
+    """The rows of this run, grouped by clip in file order.
+
+    Of the first ``limit`` rows a fixed ``sample`` is drawn, and of its clips every n-th is this shard's.
+    """
     groups: dict[str, list[Sample]] = {}
     for sample in samples[: settings.limit]:
         groups.setdefault(clip_name(sample), []).append(sample)
+    if settings.sample is not None:
+        groups = draw(groups, settings.sample)
     number, count = settings.shard
     return [sample for group in list(groups.values())[number::count] for sample in group]
+
+
+def draw(groups: dict[str, list[Sample]], rows: int) -> dict[str, list[Sample]]:
+    """At least ``rows`` rows where there are so many: one clip of each procedure in turn, whole clips.
+
+    The order within a procedure depends on the name of the clip alone, so a larger draw holds a smaller one,
+    and two runs over the same rows draw the same clips whatever their seed.
+    """
+    waiting: dict[str, list[str]] = {}
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        waiting.setdefault(groups[name][0].video_id, []).append(name)
+    turns = zip_longest(*(waiting[video] for video in sorted(waiting)))
+    chosen: set[str] = set()
+    found = 0
+    for name in (name for turn in turns for name in turn if name is not None):
+        if found >= rows:
+            break
+        chosen.add(name)
+        found += len(groups[name])
+    return {name: group for name, group in groups.items() if name in chosen}
 
 
 def run_eval(
@@ -86,12 +113,14 @@ def run_eval(
     *,
     data_files: Sequence[str | Path] = (),
     progress: Progress | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run ``system`` over ``samples`` and write one prediction row for each to ``out``.
 
     Interrupted, it continues where it stopped: finished batches lie beside ``out`` until the file is
     complete. A row whose media are missing or on which the system fails is written with its ``error``.
-    The run record is written to ``<out>.run.json`` and, in short, into every row.
+    The run record is written to ``<out>.run.json`` and, in short, into every row; ``facts`` are what else
+    belongs into it, such as where the frame rate comes from.
 
     Returns:
         The rows, in the order of ``samples``.
@@ -111,6 +140,8 @@ def run_eval(
         "limit": settings.limit,
         "shard": list(settings.shard),
         "batch_size": settings.batch_size,
+        "sample": settings.sample,
+        **(facts or {}),
     }
     record = run_record(seed=settings.seed, config=config, data_files=data_files)
     parts = Parts(out, {"config": config, "seed": settings.seed, "data": record["data_sha256"]})
@@ -252,8 +283,11 @@ class _Runner:
             row |= {"predicted_answer": None, "confidence": None, "inference_time_ms": None}
             row["error"] = outcome
         else:
-            row |= _answered(outcome)
+            row |= answer_fields(outcome)
         row["variant"] = plan.variant
+        words = self.sources.wording(plan.asked, plan.variant)
+        if words != sample.question:
+            row["asked_text"] = words  # a recording or a control may use other words than the row
         if plan.asked.key != sample.key:
             row |= {"asked_key": plan.asked.key, "asked_type": plan.asked.question_type}
             row |= {"asked_short_answer": plan.asked.short_answer}
@@ -261,24 +295,3 @@ class _Runner:
         if plan.seen.key != sample.key:
             row["seen_clip"] = clip_name(plan.seen)
         return row | {"run": self.record}
-
-
-def _answered(answer: Answer) -> dict[str, Any]:
-    options = [
-        [option.question_type, option.short_answer, round(option.probability, 6)]
-        for option in answer.options
-        if option.probability >= _SMALLEST_PROBABILITY
-    ]
-    return {
-        "predicted_answer": answer.answer,
-        "confidence": answer.confidence,
-        "inference_time_ms": answer.timings_ms.get("total"),
-        "error": None,
-        "predicted_type": answer.question_type,
-        "abstained": answer.abstained,
-        "abstain_reason": answer.reason,
-        "options": options,
-        "timings_ms": {name: round(value, 3) for name, value in answer.timings_ms.items()},
-        "model": answer.model,
-        **({"extra": answer.extra} if answer.extra else {}),
-    }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from surgvivqa_audio.evaluation.document import Case, Document, Heading, Items, Paragraph, Picture, Table
+from surgvivqa_audio.evaluation.sections import calibration_blocks, clock_table, refusal_table
 from surgvivqa_audio.scoring.table import band, interval, percent
 
 SIMULATOR_LABEL = (
@@ -30,12 +31,14 @@ def write_pages(
     document.add(Heading("Domains, answer kinds, procedures"), *_groups(report))
     if report["pairs"]:
         document.add(Heading("Systems against each other"), _pairs(report))
+    if report["clock"]:
+        document.add(Heading("Every system on the same clock"), clock_table(report))
     if report["wordings"]:
         document.add(Heading("The same clips in both wordings"), _wordings(report))
     if report["calibration"]:
-        document.add(Heading("Calibration"), *_calibration(report, plots))
+        document.add(Heading("Calibration"), *calibration_blocks(report, plots))
     if report["refusals"]:
-        document.add(Heading("Refusals"), _refusals(report))
+        document.add(Heading("Refusals"), refusal_table(report))
     document.add(Heading("Confusion"), *_confusion(report))
     if cases:
         document.add(Heading("Failure gallery"), *cases)
@@ -77,7 +80,8 @@ def _systems(report: dict[str, Any]) -> Table:
         rows,
         "Right: the closed-set rule. Floor: majority answer per type of the training rows, or the best "
         "constant per type of the rows themselves (self). Nearest clip: copied "
-        "from the nearest training clip in time, where procedures are shared. Failed rows count as wrong.",
+        "from the nearest training clip in time, where procedures are shared. Failed rows count as wrong. "
+        "ms: the share of a question in the passes of its batch; how long one waits is on the clock below.",
     )  # fmt: skip
 
 
@@ -109,6 +113,13 @@ def _rules(report: dict[str, Any]) -> Table:
 
 def _controls(report: dict[str, Any], plots: dict[str, Picture]) -> list[Items | Table | Picture]:
     words = [f"{entry['control']} ({entry['system']}): {entry['words']}" for entry in report["controls"]]
+    leak = report["leak"]
+    if leak is not None:
+        said = "reads" if leak["reads"] else "must not read"
+        words.append(
+            f"written text beside the sound ({leak['system']}, which {said}): {len(leak['changed'])} of "
+            f"{leak['rows']} answers change"
+        )
     rows = [
         [
             entry["control"],
@@ -207,52 +218,6 @@ def _wordings(report: dict[str, Any]) -> Table:
         for one in report["wordings"]
     ]
     return Table(["first", "second", "pairs", "answer changed", "lost", "won", "McNemar p"], rows)
-
-
-def _calibration(report: dict[str, Any], plots: dict[str, Picture]) -> list[Paragraph | Table | Picture]:
-    found = report["calibration"]
-    kinds = [("as given", found["raw"])]
-    if found["temperature"] is not None:
-        kinds.append((f"temperature {found['temperature']:.2f}", found["tempered"]))
-    rows = [
-        [name, str(found["rows"]), *(f"{one[figure]:.3f}" for figure in ("ece", "brier", "aurc")),
-         percent(one["accuracy"]), percent(one["confidence"])]
-        for name, one in kinds
-    ]  # fmt: skip
-    blocks: list[Paragraph | Table | Picture] = [
-        Table(["probabilities", "n", "ECE", "Brier", "AURC", "right %", "mean confidence %"], rows)
-    ]
-    if "conformal" in found:
-        one = found["conformal"]
-        blocks.append(
-            Paragraph(
-                f"Conformal answer sets at {percent(one['target'])} %: coverage {percent(one['coverage'])} % "
-                f"with {one['mean_set_size']:.2f} answers on average (temperature and threshold from "
-                f"{found['fitted_rows']} eval rows). This holds for {one['holds_for']}; single procedures "
-                f"range from {percent(min(one['coverage_by_procedure'].values()))} to "
-                f"{percent(max(one['coverage_by_procedure'].values()))} %."
-            )
-        )
-    else:
-        blocks.append(Paragraph("No eval-split predictions were given, so no temperature was fitted."))
-    return blocks + [plots[name] for name in ("reliability.svg", "risk.svg") if name in plots]
-
-
-def _refusals(report: dict[str, Any]) -> Table:
-    rows = [
-        [
-            one["run"],
-            str(one["out_of_scope_rows"]),
-            _of(one["refused"], one["unanswerable_rows"]),
-            _of(one["false_refusals"], one["answerable_rows"]),
-        ]
-        for one in report["refusals"]
-    ]
-    return Table(["run", "out-of-scope questions", "refused rightly", "refused by mistake"], rows)
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({percent(part / whole)} %)" if whole else "-"
 
 
 def _confusion(report: dict[str, Any]) -> list[Table]:

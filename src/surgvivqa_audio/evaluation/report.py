@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.evaluation.calibration import calibrate, outcomes
+from surgvivqa_audio.evaluation.calibration import calibrate
+from surgvivqa_audio.evaluation.clock import CLOCK_FILE
 from surgvivqa_audio.evaluation.document import Document, Picture
 from surgvivqa_audio.evaluation.explain import explain
 from surgvivqa_audio.evaluation.figures import pair_table, run_figures, wording_flips
 from surgvivqa_audio.evaluation.gallery import gallery
+from surgvivqa_audio.evaluation.leak import LEAK_FILE
 from surgvivqa_audio.evaluation.loop import sidecar
+from surgvivqa_audio.evaluation.outcomes import outcomes
 from surgvivqa_audio.evaluation.pages import write_pages
 from surgvivqa_audio.evaluation.reference import REFERENCES
 from surgvivqa_audio.evaluation.runs import Run, load_run
@@ -104,6 +108,8 @@ def _figures(
         ],
         "calibration": _calibration(main, held, taxonomy),
         "refusals": _refusals(plain, taxonomy),
+        "clock": _beside(main, CLOCK_FILE).get("systems"),
+        "leak": _beside(main, LEAK_FILE) or None,
         "eval_by_type": held.score["by_type"] if held else None,
         "record": run_record(
             seed=None,
@@ -112,6 +118,13 @@ def _figures(
         ),
     }
     return report
+
+
+def _beside(main: Run, name: str) -> dict[str, Any]:
+    """A figure that a suite keeps in the folder above its prediction files."""
+    path = main.path.parent.parent / name
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _named(run: Run, figures: dict[str, Any]) -> dict[str, Any]:

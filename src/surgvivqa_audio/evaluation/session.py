@@ -13,15 +13,19 @@ from surgvivqa_audio.data.stores import open_store
 from surgvivqa_audio.data.tables import read_video_info
 from surgvivqa_audio.errors import ConfigError, MissingAudio
 from surgvivqa_audio.evaluation.controls import check_control, clip_name
-from surgvivqa_audio.evaluation.loop import Progress, Settings, Sources, run_eval
+from surgvivqa_audio.evaluation.loop import Progress, Settings, Sources, run_eval, select
 from surgvivqa_audio.evaluation.reference import REFERENCES, run_reference
 from surgvivqa_audio.evaluation.spoken import Speaker
+from surgvivqa_audio.files import sha256_bytes
 from surgvivqa_audio.sample import Sample, make_key, read_samples
 from surgvivqa_audio.scoring.parse import OUT_OF_SCOPE
+from surgvivqa_audio.speech.cache import SpeechCache
 from surgvivqa_audio.speech.engine import EspeakEngine
+from surgvivqa_audio.speech.make import ASSIGNMENTS
 from surgvivqa_audio.speech.noise import add_noise
 from surgvivqa_audio.taxonomy import Taxonomy
 
+_CLIPS_PER_QUESTION = 3  # another clip and another voice each time
 ASSUMED_FPS = 25.0  # of a folder without video_info.csv; five of the six annotated procedures have it
 
 
@@ -43,7 +47,9 @@ class Request:
     shard: tuple[int, int] = (0, 1)
     batch_size: int = 16
     seed: int = 42
-    out_of_scope: bool = False
+    out_of_scope: str | None = None  # the bank of questions: test, or eval for setting thresholds
+    sample: int | None = None  # about so many rows, whole clips of all procedures in turn
+    speech_cache: Path | None = None  # what is synthesised is kept here
 
     @property
     def rows_file(self) -> Path:
@@ -68,35 +74,49 @@ def run_request(
     check_control(request.control)
     if request.template not in ("in", "out"):
         raise ConfigError(f"--template {request.template}: in or out")
-    settings = Settings(request.control, request.seed, request.limit, request.shard, request.batch_size)
+    settings = Settings(
+        request.control, request.seed, request.limit, request.shard, request.batch_size, request.sample
+    )
     samples = read_samples(request.rows_file, taxonomy)
     train = None if request.train is None else read_samples(request.train, taxonomy)
     files = [request.rows_file, *([request.train] if request.train else [])]
     if request.out_of_scope:
-        samples = out_of_scope_samples(samples, taxonomy)
+        samples = out_of_scope_samples(samples, taxonomy, request.out_of_scope)
     if request.system in REFERENCES:
         if request.control is not None:
             raise ConfigError(f"{request.system} neither looks nor listens; a control changes nothing")
-        return run_reference(request.system, samples[: request.limit], train, taxonomy, request.out, files)
+        chosen = select(samples, settings)
+        return run_reference(request.system, chosen, train, taxonomy, request.out, files)
     system = build(request.system)
     with ExitStack() as stack:
-        sources = _sources(request, system, taxonomy, stack)
-        return run_eval(samples, system, sources, request.out, settings, data_files=files, progress=progress)
+        sources = open_sources(request, system, taxonomy, stack)
+        facts = {"frames_per_second": frame_rates(request.data, samples), "sentences": _digest(taxonomy)}
+        return run_eval(
+            samples, system, sources, request.out, settings,
+            data_files=files, progress=progress, facts=facts,
+        )  # fmt: skip
 
 
-def out_of_scope_samples(samples: Sequence[Sample], taxonomy: Taxonomy) -> list[Sample]:
-    """Every held-out question that no clip answers, each about one clip of ``samples`` in turn.
+def _digest(taxonomy: Taxonomy) -> str:
+    """Names the order of the sentences that ``log_probs`` follows."""
+    return sha256_bytes("\n".join(taxonomy.sentences()).encode())[:16]
+
+
+def out_of_scope_samples(samples: Sequence[Sample], taxonomy: Taxonomy, bank: str = "test") -> list[Sample]:
+    """Every question of a bank (``test`` or ``eval``) that no clip answers, about three clips each.
 
     Raises:
-        ConfigError: the taxonomy has no such questions.
+        ConfigError: the taxonomy has no such questions, or there is no such bank.
     """
-    questions = taxonomy.out_of_scope.test
+    if bank not in ("test", "eval"):
+        raise ConfigError(f"out-of-scope bank '{bank}': test or eval")
+    questions: tuple[str, ...] = getattr(taxonomy.out_of_scope, bank)
     if not questions:
-        raise ConfigError(f"taxonomy {taxonomy.name} has no out-of-scope test questions")
+        raise ConfigError(f"taxonomy {taxonomy.name} has no out-of-scope {bank} questions")
     clips = list({clip_name(sample): sample for sample in samples}.values())
     asked = []
-    for number, question in enumerate(questions):
-        clip = clips[number % len(clips)]
+    for number, question in enumerate(_CLIPS_PER_QUESTION * questions):
+        clip = clips[number * len(clips) // (_CLIPS_PER_QUESTION * len(questions))]
         name = f"{OUT_OF_SCOPE}-{number:03d}"
         update = {
             "key": make_key(clip.template, clip.video_id, clip.first_frame, name), "id": name,
@@ -107,22 +127,35 @@ def out_of_scope_samples(samples: Sequence[Sample], taxonomy: Taxonomy) -> list[
     return asked
 
 
-def _sources(request: Request, system: System, taxonomy: Taxonomy, stack: ExitStack) -> Sources:
+def open_sources(request: Request, system: System, taxonomy: Taxonomy, stack: ExitStack) -> Sources:
+    """Frames, sound and wordings as far as the system needs them; closed with ``stack``."""
     sources = Sources(rate=clip_rate(request.data), add_noise=add_noise)
     if "frames" in system.needs:
         sources = replace(sources, store=open_store(request.frames or request.data / "frames"))
-    if "audio" in system.needs or request.control == "phrasing":
-        spoken_here = request.speech == "espeak" or request.out_of_scope
-        recordings = None if spoken_here else Path(request.speech or request.data / "speech")
+    spoken_here = request.speech == "espeak" or request.out_of_scope is not None
+    recordings = None if spoken_here else Path(request.speech or request.data / "speech")
+    recorded = recordings is not None and (recordings / ASSIGNMENTS).is_file()
+    if "audio" in system.needs or request.control == "phrasing" or recorded:
         if "audio" in system.needs and recordings is not None and not recordings.is_dir():
             raise MissingAudio(
                 f"{recordings}: no such folder of recordings; run `surgvivqa speech make`, or pass "
                 "--speech espeak to synthesise the questions on the fly"
             )
         engine = stack.enter_context(EspeakEngine())
-        speaker = Speaker(taxonomy, engine, recordings, request.seed)
+        folder = request.speech_cache
+        cache = None if folder is None else stack.enter_context(SpeechCache(folder, engine))
+        speaker = Speaker(taxonomy, engine, recordings, request.seed, cache)
         sources = replace(sources, speak=speaker.speak, wording=speaker.wording)
     return sources
+
+
+def frame_rates(data: Path, samples: Sequence[Sample]) -> dict[str, Any]:
+    """For the run record: the table that holds the rates, and for how many procedures one is assumed."""
+    table = data / "video_info.csv"
+    known = read_video_info(table).keys() if table.is_file() else ()
+    assumed = {sample.video_id for sample in samples} - set(known)
+    found: dict[str, Any] = {"table": table.name if known else None, "assumed_for_procedures": len(assumed)}
+    return found | ({"assumed": ASSUMED_FPS} if assumed else {})
 
 
 def clip_rate(data: Path) -> Callable[[Sample], float]:

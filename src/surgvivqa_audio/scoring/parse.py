@@ -15,7 +15,7 @@ from surgvivqa_audio.scoring.polarity import Polarity
 from surgvivqa_audio.scoring.words import Words, find, words
 from surgvivqa_audio.taxonomy import QuestionType, Taxonomy
 
-SCORER_VERSION = "1"
+SCORER_VERSION = "2"
 OUT_OF_SCOPE = "out_of_scope"  # the type of a question that no clip answers; its only answer is the refusal
 
 _NEGATORS = frozenset({"not", "no", "non", "without", "never", "neither", "nor", "except", "unlike"})

@@ -22,10 +22,15 @@ _RULES: dict[str, Callable[[Prediction], bool]] = {
 
 
 def is_correct(label: Label | None, row: Prediction) -> bool:
-    """Whether a parsed answer is the gold option: the row's type, or the refusal where that is gold."""
+    """Whether a parsed answer is the gold option: the row's type, or the refusal where that is gold.
+
+    A system that says it understood another type of question is wrong, even if its short answer fits.
+    """
     if label is None or row.error is not None or label.short != row.short_answer:
         return False
-    return label.question_type in ("", row.question_type)
+    understood = (row.extra or {}).get("predicted_type") or row.question_type
+    refused = (row.extra or {}).get("abstained") is True
+    return label.question_type in ("", row.question_type) and (refused or understood == row.question_type)
 
 
 def judge(rows: Iterable[Prediction], parser: AnswerParser) -> list[bool]:
