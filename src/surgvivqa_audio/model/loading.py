@@ -98,14 +98,23 @@ def _start_tokens(model: AudioGraft, ids: Sequence[int]) -> None:
 def _stock(kind: Any, source: str | Path, dtype: torch.dtype) -> Any:
     folder = resolve(source)
     shard_files(folder)
+    return read_model(kind, folder, dtype=dtype)
+
+
+def read_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """``kind.from_pretrained`` from safetensors alone, every key accounted for.
+
+    Raises:
+        ModelError: a file is missing or corrupted, or keys do not match; names the folder.
+    """
     try:
-        loaded, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{source}: cannot be loaded ({error})") from error
-    complete(source, report)
-    return loaded
+    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded ({error})") from error
+    complete(folder, report)
+    return model
 
 
 def complete(source: str | Path, report: dict[str, Any]) -> None:
@@ -188,17 +197,7 @@ def load_graft(
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; a grafted checkpoint is made by `surgvivqa model graft`")
-    try:
-        model, report = AudioGraft.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=attention,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, ImportError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be loaded ({error})") from error
-    complete(folder, report)
+    model: AudioGraft = read_model(AudioGraft, folder, dtype=dtype, attn_implementation=attention)
     if stage == "tuned":
         model = load_adapter(model, folder / ADAPTER, merge=merge)
     fast_vision(model.vlm)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from surgvivqa_audio.errors import MissingExtra, ModelError
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.graft import AudioGraft
-from surgvivqa_audio.model.loading import ADAPTER, Stage, complete, load_adapter
+from surgvivqa_audio.model.loading import ADAPTER, Stage, load_adapter, read_model
 from surgvivqa_audio.model.patches import fast_vision
 from surgvivqa_audio.model.source import resolve, shard_files
 
@@ -67,18 +66,9 @@ def load_4bit(
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(KEPT),
     )
-    try:
-        model, report = AudioGraft.from_pretrained(
-            folder,
-            dtype=compute,
-            use_safetensors=True,
-            quantization_config=settings,
-            device_map={"": device},
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be loaded in 4 bit ({error})") from error
-    complete(folder, report)
+    model: AudioGraft = read_model(
+        AudioGraft, folder, dtype=compute, quantization_config=settings, device_map={"": device}
+    )
     check_4bit(model)
     fast_vision(model.vlm)
     return load_adapter(model, folder / ADAPTER, merge=False).eval() if stage == "tuned" else model.eval()
