@@ -93,24 +93,35 @@ def case_bar(st: Any) -> None:
         st.button("Random case", on_click=_pick_random, args=(st,))
         if simulated:
             st.button("New patient", on_click=_new_patient, args=(st,))
-        with st.popover("Own clip"):
-            _own_clip(st)
+        # A new clip gets a new form: the opened one closes and its files are forgotten.
+        serial = st.session_state.visit.serial
+        with st.popover("Own clip", key=f"own-clip-{serial}"):
+            _own_clip(st, serial)
+        clip = st.session_state.visit.clip
+        if listed and clip is not None and clip.source == "own":
+            st.button("Back to the listed clip", on_click=_pick_listed, args=(st,))
 
 
-def _own_clip(st: Any) -> None:
+def _own_clip(st: Any, serial: int) -> None:
     st.caption(
         f"One short video, or {FRAMES} images with numbers in their names. Forgotten when the visit ends."
     )
     # Any type may be sent, so that a refusal comes with its reason.
     files = st.file_uploader(
-        "Video or images", accept_multiple_files=True, key="own", help=", ".join(CLIP_SUFFIXES)
+        "Video or images",
+        accept_multiple_files=True,
+        key=f"own-{serial}",
+        help=", ".join(CLIP_SUFFIXES),
     )
     stride = st.number_input("Use every n-th frame of the video", 1, 100, 4, key="stride")
     if st.button("Open this clip", disabled=not files):
         try:
-            st.session_state.wanted = read_clip([Upload(f.name, f.getvalue()) for f in files], int(stride))
+            clip = read_clip([Upload(f.name, f.getvalue()) for f in files], int(stride))
+            st.session_state.visit.show(clip)
         except SurgVivqaError as error:
             st.error(str(error))
+        else:
+            st.rerun()
 
 
 def load_wanted(st: Any) -> None:

@@ -37,8 +37,10 @@ def main() -> None:
     from surgvivqa_audio.apps.demo_cases import case_bar, load_wanted
     from surgvivqa_audio.apps.demo_side import sidebar
 
-    case_bar(st)
+    bar = st.container()  # drawn after the clip is open, so that it belongs to that clip
     load_wanted(st)
+    with bar:
+        case_bar(st)
     visit = st.session_state.visit
     if visit.clip is None:
         st.info("Choose a clip to begin.")
