@@ -114,6 +114,17 @@ def test_fine_tuning_trains_lora_of_the_language_model_and_the_projector(make_fr
     assert rest == {f"audio_projector.modules_to_save.default.{part}.weight" for part in parts}
 
 
+@pytest.mark.parametrize("projector", ["mlp", "linear"])
+def test_a_projector_trained_in_fp32_stands_in_a_bf16_model(projector: str) -> None:
+    tuned = add_adapter(tiny_graft(projector=projector).bfloat16(), rank=2, alpha=4, dropout=0.0)
+    tuned.get_base_model().audio_projector.modules_to_save["default"].float()
+    model = tuned.get_base_model()
+    (features,) = model.get_audio_features(torch.randn(1, 80, 31), torch.tensor([31]))
+    assert (features.shape, features.dtype) == ((4, 64), torch.float32)
+    ids = torch.tensor([[1, *[model.config.audio_token_id] * 4, 2]])
+    assert model.embed(ids, [features]).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(("encoder", "count"), [("lora", 2 * 6 * 2), ("trainable", 37)])
 def test_the_encoder_can_be_trained_too(encoder: Any, count: int, make_frames: Any, tmp_path: Path) -> None:
     processor = nano_processor()

@@ -80,7 +80,8 @@ class AudioGraft(PreTrainedModel):  # type: ignore[misc]
     def project_audio(self, audio_hidden: Tensor, audio_frames: Tensor) -> list[Tensor]:
         """Encoder output (n, s, d_audio) with valid frames (n,) -> one (a, d) tensor per recording."""
         stacked, counts = stack_frames(audio_hidden, audio_frames, self.config.stack)
-        features = self.audio_projector(stacked.to(next(self.audio_projector.parameters()).dtype))
+        # the projector casts: wrapped for training it has a copy in fp32 beside a frozen one in bf16
+        features = self.audio_projector(stacked)
         return [row[:count] for row, count in zip(features, counts.tolist(), strict=True)]
 
     def embed(self, input_ids: Tensor, audio_features: list[Tensor] | None) -> Tensor:

@@ -14,6 +14,10 @@ class LinearProjector(nn.Linear):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__(width_in, width_out, bias=False)
 
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, a, d) of any precision -> (b, a, d_out) in that of the weights."""
+        return super().forward(input.to(self.weight.dtype))
+
 
 class MlpProjector(nn.Module):
     """RMS norm, SwiGLU, RMS norm: (b, a, stack * d) -> (b, a, d_out).
@@ -31,8 +35,8 @@ class MlpProjector(nn.Module):
         self.norm_out = nn.RMSNorm(width_out, eps=1e-6)
 
     def forward(self, stacked: Tensor) -> Tensor:
-        """(b, a, stack * d) -> (b, a, d_out)."""
-        hidden = self.norm_in(stacked)
+        """(b, a, stack * d) of any precision -> (b, a, d_out) in that of the weights."""
+        hidden = self.norm_in(stacked.to(self.norm_in.weight.dtype))
         return self.norm_out(self.down(nn.functional.silu(self.gate(hidden)) * self.up(hidden)))
 
 
