@@ -21,6 +21,7 @@ sys.path[:0] = [str(HERE / "unit"), str(HERE / "integration")]
 # The full counts of what `make test` runs as a fixed sample.
 MALFORMED_INPUTS = 100_000
 RANDOM_KILLS = 50
+TRAINING_KILLS = 100
 
 
 def fuzz_data(_folder: Path) -> dict[str, Any]:
@@ -37,6 +38,20 @@ def kill_data(_folder: Path) -> dict[str, Any]:
     return _without_fault(lambda: kills(RANDOM_KILLS))
 
 
+def interleave_questions(folder: Path) -> dict[str, Any]:
+    """Questions to many open clips in any order; an answer that differs from a cold run is the fault."""
+    from test_engine_interleaved import soak
+
+    return soak(folder)
+
+
+def kill_training(folder: Path) -> dict[str, Any]:
+    """SIGKILL of a fine-tuning run; a resume that fails or ends elsewhere is the fault."""
+    from test_training_kill import kill_training
+
+    return kill_training(folder, random_kills=TRAINING_KILLS)
+
+
 def _without_fault(proof: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {**proof(), "faults": []}
@@ -48,6 +63,8 @@ SOAKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "speech": kill_speech_make,
     "data-fuzz": fuzz_data,
     "data-kill": kill_data,
+    "training-kill": kill_training,
+    "engine-interleaved": interleave_questions,
 }
 
 

@@ -76,7 +76,7 @@ def test_the_seed_recipe_has_1500_audio_tokens_and_eight_pictures(work: Workload
 
 
 def test_latency_gives_the_fields_of_the_contract(work: Workload) -> None:
-    found: dict[str, Any] = run_latency(work, ["seed", "asr"], 1, warm_up=0)
+    found: dict[str, Any] = run_latency(work, ["seed", "asr"], 1, warm_up=0, prepare=1)
     assert set(found["ours_ms"]) == {"cold", "prefix_ready", "nth"}
     assert all(set(times) == {"p50", "p95"} and times["p50"] > 0 for times in found["ours_ms"].values())
     seen = [(entry["peer"], entry["state"]) for entry in found["ratios"]]
@@ -84,6 +84,7 @@ def test_latency_gives_the_fields_of_the_contract(work: Workload) -> None:
     assert ("asr", "prefix_ready") in seen
     assert all(entry["ci95"][0] <= entry["median"] <= entry["ci95"][1] for entry in found["ratios"])
     assert found["size"] == "nano"
+    assert set(found["preparation_ms"]) == {"question", "clip"}
     assert {"cpu", "cores", "threads", "load_average", "device"} <= set(found["machine"])
     assert found["workload"]["sentences"] == len(load_taxonomy().sentences())
 
@@ -102,3 +103,6 @@ def test_throughput_and_growth_cover_their_axes(work: Workload, monkeypatch: pyt
         assert len(curve["ms"]) == 2
         assert np.isfinite(curve["slope"])
     assert len(work.engine.sentences) == len(load_taxonomy().sentences())
+    assert list(run_growth(work, 1, axes=["frames"])["curves"]) == ["frames"]
+    with pytest.raises(ConfigError, match="'height' is unknown"):
+        run_growth(work, 1, axes=["height"])

@@ -187,6 +187,15 @@ def test_scaled_decoding_is_close_to_full_decoding() -> None:
         decode_frames([content, content[:3000]], geometry)
     with pytest.raises(BadImage, match="at least one"):
         decode_frames([], geometry)
+    with pytest.raises(BadImage, match="differ in size"):
+        decode_frames([content, _jpeg(540, 675)], geometry)
+    with pytest.raises(BadImage, match=r"second\.jpg"):
+        decode_frames([content, content[:3000]], geometry, names=["first.jpg", "second.jpg"])
+    wide = PIL.Image.new("L", (20_000, 1000))
+    stream = io.BytesIO()
+    wide.save(stream, "JPEG")
+    with pytest.raises(BadImage, match="20000x1000 pixels"):
+        decode_frames([stream.getvalue()], geometry)
 
 
 def test_still_clip_equals_its_cold_run(make_frames: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from surgvivqa_audio.answering.trie import build_trie
 from surgvivqa_audio.bench.latency import Progress
 from surgvivqa_audio.bench.measure import machine, percentiles, slope, timed
 from surgvivqa_audio.bench.workload import FPS, Workload
-from surgvivqa_audio.errors import MissingExtra
+from surgvivqa_audio.errors import ConfigError, MissingExtra
+from surgvivqa_audio.files import atomic_writer
 
 AXES: dict[str, tuple[int, ...]] = {
     "frames": (8, 16, 32, 64),
@@ -23,14 +24,23 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def run_growth(work: Workload, repeats: int, progress: Progress | None = None) -> dict[str, Any]:
+def run_growth(
+    work: Workload, repeats: int, progress: Progress | None = None, axes: Sequence[str] = tuple(AXES)
+) -> dict[str, Any]:
     """Median time per point (prefix ready), its growth over the axis and the log-log slope.
 
     ``questions`` is the whole time of that many questions on one clip, the opening included; the others are
     one question on an open clip. Points of one axis are visited in turn, ``repeats`` times.
+
+    Raises:
+        ConfigError: an axis is unknown.
     """
+    for axis in axes:
+        if axis not in AXES:
+            raise ConfigError(f"axis '{axis}' is unknown; use some of {', '.join(AXES)}")
     curves: dict[str, Any] = {}
-    for number, (axis, all_sizes) in enumerate(AXES.items()):
+    for number, axis in enumerate(axes):
+        all_sizes = AXES[axis]
         sizes = [size for size in all_sizes if axis != "options" or size <= len(work.engine.sentences)]
         points = [_POINTS[axis](work, size) for size in sizes]
         times: list[list[float]] = [[] for _ in sizes]
@@ -47,7 +57,7 @@ def run_growth(work: Workload, repeats: int, progress: Progress | None = None) -
             "slope": slope(sizes, medians),
         }
         if progress is not None:
-            progress(number + 1, len(AXES))
+            progress(number + 1, len(axes))
     return {
         "benchmark": "growth",
         "size": work.size,
@@ -117,8 +127,12 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("plots need matplotlib: `pip install surgvivqa-audio[train]`") from error
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    for panel, (axis, curve) in zip(figure.subplots(2, 2).flat, result["curves"].items(), strict=True):
+    import matplotlib
+
+    curves = result["curves"]
+    figure = Figure(figsize=(3.2 * len(curves), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False).flat
+    for panel, (axis, curve) in zip(panels, curves.items(), strict=True):
         panel.loglog(curve["sizes"], curve["ms"], marker="o", color="black")
         panel.set_xlabel(axis.replace("_", " "))
         panel.set_ylabel("ms")
@@ -126,4 +140,6 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
         panel.set_ylim(bottom=min(curve["ms"]) / 2, top=max(curve["ms"]) * 2)
     figure.suptitle(f"Growth of the time to an answer, {result['size']}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    fixed = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "growth"}), atomic_writer(path) as stream:
+        figure.savefig(stream, format=path.suffix.removeprefix("."), metadata=fixed)

@@ -16,6 +16,7 @@ from surgvivqa_audio.answering.engine import Method, OpenClip
 from surgvivqa_audio.answering.frames import decode_frames
 from surgvivqa_audio.bench.measure import clock, machine, percentiles, ratio, timed
 from surgvivqa_audio.bench.peers import Peer, Times, build_peers
+from surgvivqa_audio.bench.preparation import preparation_ms
 from surgvivqa_audio.bench.workload import FPS, Workload
 
 STATES = ("cold", "prefix_ready", "nth")
@@ -52,9 +53,12 @@ def run_latency(
     *,
     warm_up: int = 2,
     minutes: float | None = None,
+    prepare: int = 20,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure and return the JSON object of the command; ``minutes`` may end it before ``pairs`` are done.
+
+    ``prepare``: how often the work before the model is timed.
 
     Raises:
         ConfigError: unknown peers or no pairs.
@@ -63,6 +67,7 @@ def run_latency(
     times: dict[str, list[float]] = defaultdict(list)
     theirs: dict[str, list[Times]] = defaultdict(list)
     before = machine(work.device, next(work.engine.model.parameters()).dtype)
+    prepared = preparation_ms(work, prepare)
     until = None if minutes is None else clock() + minutes * 60e3
     for pair in range(-warm_up, pairs):
         if until is not None and times["cold"] and clock() > until:
@@ -84,6 +89,7 @@ def run_latency(
         "ours_ms": {state: percentiles(times[state]) for state in STATES},
         "jump_ms": {"prefix_ready": percentiles(times["jump"])},
         "open_clip_ms": percentiles(times["open"]),
+        "preparation_ms": prepared,
         "nth_over_cold": ratio(times["nth"], times["cold"]),
         "peers_ms": {name: _peer_ms(seen) for name, seen in theirs.items()},
         "ratios": [entry for name, seen in theirs.items() for entry in _ratios(name, seen, times)],

@@ -8,6 +8,8 @@ Source of the architecture: Whisper, arXiv 2212.04356.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -62,9 +64,32 @@ def encode_audio(encoder: WhisperEncoder, features: Tensor, lengths: Tensor) -> 
         bias = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         bias = bias.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None, :]
         bias = bias.expand(-1, 1, size, -1)
+    # fp16 needs the stock layer's clamp, training its dropout.
+    run = _stock if encoder.training or hidden.dtype == torch.float16 else _layer
     for layer in encoder.layers:
-        hidden = layer(hidden, bias)
+        hidden = run(layer, hidden, bias)
     return encoder.layer_norm(hidden)
+
+
+def _stock(layer: Any, hidden: Tensor, bias: Tensor | None) -> Tensor:
+    return layer(hidden, bias)  # type: ignore[no-any-return]
+
+
+def _layer(layer: Any, hidden: Tensor, bias: Tensor | None) -> Tensor:
+    """A stock layer's modules without the copies and switches that a cache and cross attention need."""
+    attention = layer.self_attn
+    heads = (*hidden.shape[:2], attention.num_heads, -1)
+    normed = layer.self_attn_layer_norm(hidden)
+    query, key, value = (
+        projection(normed).view(heads).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    seen = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, scale=attention.scaling
+    )
+    hidden = hidden + attention.out_proj(seen.transpose(1, 2).reshape(hidden.shape))
+    wide = layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden)))
+    return hidden + layer.fc2(wide)
 
 
 def stack_frames(hidden: Tensor, lengths: Tensor, stack: int) -> tuple[Tensor, Tensor]:
