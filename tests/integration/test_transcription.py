@@ -87,6 +87,34 @@ def test_the_loss_falls_and_only_the_projector_moved(aligned: Path) -> None:
     assert moved == {"audio_projector"}
 
 
+def test_the_second_run_leaves_a_merged_model_that_says_the_same(
+    aligned: Path, corpora: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "stage": "transcribe", "model": str(aligned / "model"), "threads": 1,
+        "corpus": {"train": str(corpora / "speech"), "eval": str(corpora / "libri")},
+        "tune": {"parts": "lora", "lora_rank": 8, "quantise": "nf4", "weights": "fp32"},
+        "trainer": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2,
+                    "learning_rate": 1e-3, "bf16": False, "eval_steps": 2, "save_steps": 2},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert _run("train", tmp_path / "recipe.yaml", "--out", tmp_path / "out") == 0
+    mel = torch.randn(1, 80, 101, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        models = [
+            load_graft(tmp_path / "out" / "model"),
+            load_graft(tmp_path / "out" / "merged", stage="base"),
+        ]
+        base = load_graft(aligned / "model", stage="base")
+        heard = [model.get_audio_features(mel, torch.tensor([101]))[0] for model in (*models, base)]
+        logits = [model(input_ids=ids).logits for model in (*models, base)]
+    assert torch.equal(heard[0], heard[1])
+    assert torch.equal(logits[0], logits[1])
+    assert float((heard[1] - heard[2]).abs().max()) > 0
+    assert float((logits[1] - logits[2]).abs().max()) > 0
+
+
 def test_error_rates_of_the_aligned_model(
     aligned: Path, corpora: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import dump_json, sha256_bytes, write_json
+from surgvivqa_audio.model.loading import load_graft, parse_dtype
+from surgvivqa_audio.processing.assemble import SHARD_SIZE, Staged
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
@@ -31,6 +33,7 @@ from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, sa
 from surgvivqa_audio.training.vqa_recipe import PromptKeys, TrainerKeys, TuneKeys, VqaRecipe
 from surgvivqa_audio.training.vqa_trainer import VqaTrainer
 
+MERGED = "merged"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -116,10 +119,20 @@ def _digest(recordings: Sequence[Recording]) -> str:
     return sha256_bytes(dump_json([[str(each.path), each.text] for each in recordings]).encode("utf-8"))
 
 
+def merge(folder: Path, out: Path, recipe: TranscribeRecipe) -> None:
+    """Fold the adapter of a finished run into its base, so that the next stage can start from both."""
+    model = load_graft(folder, stage="tuned", dtype=parse_dtype(recipe.tune.weights))
+    with Staged(out) as staged:
+        model.save_pretrained(staged, max_shard_size=SHARD_SIZE)
+        AudioGraftProcessor.from_pretrained(folder).save_pretrained(staged)
+
+
 def run_transcription(
     recipe: TranscribeRecipe, out: Path, resume: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train and write ``model/`` (ready for every ``--model``), log and ``summary.json`` into ``out``.
+
+    After LoRA, ``merged/`` holds one model without an adapter, from which training on questions starts.
 
     Under ``torchrun`` every process calls this; the first one writes.
 
@@ -173,6 +186,8 @@ def run_transcription(
     }
     if arguments.process_index == 0:
         finish(out / MODEL, keeper.path, shared)
+        if recipe.tune.parts == "lora" and not (out / MERGED).is_dir():
+            merge(out / MODEL, out / MERGED, recipe)
         write_json(out / SUMMARY, summary)
     if arguments.world_size > 1:
         distributed.barrier()
