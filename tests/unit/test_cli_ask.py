@@ -64,6 +64,18 @@ def test_truncated_jpeg(ask: Asked, clip: Path, question: Path) -> None:
     assert "f_12.jpg" in ask(clip, question)
 
 
+def test_frames_of_two_sizes(ask: Asked, clip: Path, question: Path) -> None:
+    PIL.Image.new("RGB", (96, 64)).save(clip / "f_12.jpg")
+    assert "(64, 96)" in ask(clip, question)
+
+
+def test_a_folder_that_is_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clip: Path, question: Path
+) -> None:
+    message = _run(monkeypatch, capsys, "ask", "--clip", clip, "--question", question, "--model", clip)
+    assert "processor_config.json" in message
+
+
 def test_empty_recording(ask: Asked, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     assert "empty.wav" in ask(clip, tmp_path / "empty.wav")

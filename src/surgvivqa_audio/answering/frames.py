@@ -9,20 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import PIL.Image
 
-from surgvivqa_audio.data.images import load_image
+from surgvivqa_audio.data.images import MAX_IMAGE_BYTES, check_pixels, load_image
 from surgvivqa_audio.errors import BadImage
 from surgvivqa_audio.processing.video import Geometry, resize
 from surgvivqa_audio.sample import Image
 
 
 def decode_frames(
-    contents: Sequence[bytes], geometry: Geometry, *, threads: int = 2, scaled: bool = True
+    contents: Sequence[bytes],
+    geometry: Geometry,
+    *,
+    names: Sequence[str] | None = None,
+    threads: int = 2,
+    scaled: bool = True,
 ) -> list[Image]:
-    """Decode and shrink frames to ``geometry``'s size.
+    """Decode and shrink the frames of one clip to ``geometry``'s size.
 
     Args:
         contents: bytes of JPEG or PNG files.
         geometry: decides the size.
+        names: of the files, for messages; default: their places in the list.
         threads: frames decoded at a time (Pillow releases the interpreter lock).
         scaled: let the JPEG decoder halve the picture while it stays large enough. The pixels then differ
             slightly from those of a full decode (about one of 255 on smooth frames); False decodes in full.
@@ -31,33 +37,41 @@ def decode_frames(
         (h, w, 3) uint8 each.
 
     Raises:
-        BadImage: a file is corrupt or of another format; names its place in the list.
+        BadImage: a file is corrupt, of another format or over a cap, or the sizes differ.
     """
 
-    def one(item: tuple[int, bytes]) -> Image:
-        number, content = item
-        name = f"frame {number}"
-        frame = _half_or_less(content, name, geometry) if scaled else None
-        frame = load_image(content, name) if frame is None else frame
-        return resize(frame, geometry.target_size(*frame.shape[:2])) if frame.ndim == 3 else frame
+    def one(item: tuple[str, bytes]) -> tuple[Image, tuple[int, int]]:
+        name, content = item
+        frame = _shrunk(content, name, geometry) if scaled else None
+        if frame is not None:
+            return frame
+        full = load_image(content, name)
+        size = full.shape[0], full.shape[1]
+        return resize(full, geometry.target_size(*size)), size
 
     if not contents:
         raise BadImage("a clip needs at least one frame")
+    names = names or [f"frame {number}" for number in range(1, len(contents) + 1)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        return list(pool.map(one, enumerate(contents, start=1)))
+        decoded = list(pool.map(one, zip(names, contents, strict=True)))
+    sizes = {size for _, size in decoded}
+    if len(sizes) > 1:
+        raise BadImage(f"{names[0]} and others differ in size ({sorted(sizes)}); a clip has one size")
+    return [frame for frame, _ in decoded]
 
 
-def _half_or_less(content: bytes, name: str, geometry: Geometry) -> Image | None:
-    """A JPEG decoded at a power-of-two fraction of its size, None where that is not possible."""
-    if not content.startswith(b"\xff\xd8"):
+def _shrunk(content: bytes, name: str, geometry: Geometry) -> tuple[Image, tuple[int, int]] | None:
+    """A JPEG decoded at a power-of-two fraction, with its true (h, w); None where that is not possible."""
+    if not content.startswith(b"\xff\xd8") or len(content) > MAX_IMAGE_BYTES:
         return None
     try:
         with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
             height, width = picture.height, picture.width
+            check_pixels(width, height, name)
             wanted = geometry.target_size(height, width)
             scale = picture.draft("RGB", (wanted[1], wanted[0]))
             if scale is None or picture.size == (width, height):
                 return None
-            return np.asarray(resize(np.asarray(picture.convert("RGB")), wanted))
-    except (OSError, ValueError, SyntaxError) as error:
+            return np.asarray(resize(np.asarray(picture.convert("RGB")), wanted)), (height, width)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise BadImage(f"{name}: not a complete JPEG image ({error}); fetch or export it again") from error

@@ -27,17 +27,23 @@ def ask(
     """Answer one spoken question about one clip. Research only, not for clinical use."""
     import json
 
-    from surgvivqa_audio.data.stores import read_frames_folder, read_video_clip
+    from surgvivqa_audio.data.stores import frame_files, read_content, read_video_clip
     from surgvivqa_audio.speech.audio import is_silent, read_audio
 
     wave = read_audio(question)
-    if clip.is_dir():
-        images = read_frames_folder(clip, frames)
-    else:
+    if clip.is_file():
         images, fps = read_video_clip(clip, frames, stride, start)
+    else:
+        files = frame_files(clip, frames)
+        contents = [read_content(file) for file in files]
 
-    from surgvivqa_audio.answering.bundle import load_engine
+    from surgvivqa_audio.answering.bundle import default_model_dir, load_engine
+    from surgvivqa_audio.answering.frames import decode_frames
+    from surgvivqa_audio.processing.video import saved_geometry
 
+    if not clip.is_file():
+        geometry = saved_geometry(model or default_model_dir())
+        images = decode_frames(contents, geometry, names=[str(file) for file in files])
     opened = load_engine(model).open(images, fps / stride)
     answer = opened.ask(wave, silent=is_silent(wave))
     if as_json:

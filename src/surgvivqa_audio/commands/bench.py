@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,38 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures
 Model = Annotated[Path | None, typer.Option(help="Weights of nano; default: those of the package.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; more than there are cores is slower.")]
+
+
+Measured = tuple[dict[str, Any], list[str]]  # the JSON object, and the lines for a terminal
+
+
+def _common(
+    size: Size = "nano",
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """The options that every measurement of a workload has; only the signature is used."""
+
+
+def _measurement(measure: Callable[..., Measured]) -> Callable[..., None]:
+    """A command with the common options: builds the workload, measures, shows and keeps the result."""
+
+    @wraps(measure)
+    def command(
+        *, size: str, model: Path | None, device: str, threads: int, json_file: Path | None, **own: Any
+    ) -> None:
+        result, lines = measure(_workload(size, model, device, threads), **own)
+        _finish(result, json_file, lines)
+
+    own = list(inspect.signature(measure, eval_str=True).parameters.values())[1:]
+    shared = inspect.signature(_common, eval_str=True).parameters.values()
+    every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+    command.__signature__ = inspect.Signature(every, return_annotation=None)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in every}
+    app.command()(command)
+    return command
 
 
 def _workload(size: str, model: Path | None, device: str, threads: int) -> Any:
@@ -51,68 +86,56 @@ def _ratio_lines(result: dict[str, Any]) -> list[str]:
     ]
 
 
-@app.command()
+@_measurement
 def latency(
-    size: Size = "nano",
+    work: Any,
     pairs: Annotated[int, typer.Option(min=1, help="Timed pairs; 200 for nano, 7 for slice.")] = 20,
     peers: Annotated[str, typer.Option(help="Comma-separated: seed, seed-video, static, asr.")] = (
         "seed,seed-video,static,asr"
     ),
     warm_up: Annotated[int, typer.Option(min=0, help="Pairs before the clock counts.")] = 2,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time, with fewer pairs.")] = None,
-    model: Model = None,
-    device: Device = "cpu",
-    threads: Threads = 2,
-    json_file: JsonFile = None,
-) -> None:
+) -> Measured:
     """Time from the last audio sample to the answer, beside other recipes on the same bytes."""
     from surgvivqa_audio.bench.latency import run_latency
 
-    work = _workload(size, model, device, threads)
     names = [name for name in peers.split(",") if name]
     result = run_latency(work, names, pairs, warm_up=warm_up, minutes=minutes, progress=_progress)
     lines = [
         f"{state:>20} p50 {found['p50']:9.2f} ms  p95 {found['p95']:9.2f} ms"
         for state, found in result["ours_ms"].items()
     ]
-    _finish(result, json_file, lines + _ratio_lines(result))
+    return result, lines + _ratio_lines(result)
 
 
-@app.command()
+@_measurement
 def throughput(
-    size: Size = "nano",
+    work: Any,
     pairs: Annotated[int, typer.Option(min=1, help="Timed batches.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Samples of one batch, each with its own clip.")] = 16,
-    model: Model = None,
-    device: Device = "cpu",
-    threads: Threads = 2,
-    json_file: JsonFile = None,
-) -> None:
+) -> Measured:
     """Samples per second of a batched evaluation, beside the predecessor's recipe one by one."""
     from surgvivqa_audio.bench.throughput import run_throughput
 
-    work = _workload(size, model, device, threads)
     result = run_throughput(work, pairs, batch=batch, progress=_progress)
     rates = result["samples_per_second"]
     lines = [f"ours {rates['ours']:.2f} samples/s, seed {rates['seed']:.2f} samples/s"]
-    _finish(result, json_file, lines + _ratio_lines(result))
+    return result, lines + _ratio_lines(result)
 
 
-@app.command()
+@_measurement
 def growth(
-    size: Size = "nano",
+    work: Any,
     pairs: Annotated[int, typer.Option(min=1, help="Times each point is measured.")] = 9,
+    axes: Annotated[
+        str, typer.Option(help="Comma-separated: frames, questions, speech_seconds, options.")
+    ] = ("frames,questions,speech_seconds,options"),
     plot: Annotated[Path | None, typer.Option(help="Draw the curves here (PNG or SVG).")] = None,
-    model: Model = None,
-    device: Device = "cpu",
-    threads: Threads = 2,
-    json_file: JsonFile = None,
-) -> None:
+) -> Measured:
     """How time grows with frames, questions, seconds of speech and options."""
     from surgvivqa_audio.bench.growth import plot_growth, run_growth
 
-    work = _workload(size, model, device, threads)
-    result = run_growth(work, pairs, progress=_progress)
+    result = run_growth(work, pairs, _progress, [name for name in axes.split(",") if name])
     lines = [
         f"{axis:>20} {curve['sizes'][0]} to {curve['sizes'][-1]}: {curve['ms'][0]:.1f} to"
         f" {curve['ms'][-1]:.1f} ms, {curve['growth']:.2f} times, slope {curve['slope']:.3f}"
@@ -120,4 +143,40 @@ def growth(
     ]
     if plot is not None:
         plot_growth(result, plot)
+    return result, lines
+
+
+@app.command()
+def agreement(
+    questions: Annotated[int, typer.Option(min=1, help="Spoken questions about simulated clips.")] = 300,
+    half: Annotated[bool, typer.Option(help="Also compare with the same model computed in bf16.")] = True,
+    model: Model = None,
+    threads: Threads = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """How often the tree's sentence is what greedy generation writes (ColonSim, trained weights)."""
+    import torch
+
+    from surgvivqa_audio.answering.bundle import load_engine
+    from surgvivqa_audio.bench.agreement import run_agreement
+
+    engine = load_engine(model, threads=threads)
+    other = load_engine(model, dtype=torch.bfloat16) if half else None
+    result = run_agreement(engine, questions, half=other, progress=_progress)
+    lines = [
+        f"{name:>20} {found['equal']}/{questions} equal  [{found['ci95'][0]:.3f}, {found['ci95'][1]:.3f}]"
+        for name, found in result["agreement"].items()
+    ]
     _finish(result, json_file, lines)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of the JSON results.")] = Path("docs/performance"),
+    page: Annotated[Path, typer.Option(help="Its figures are replaced.")] = Path("docs/performance.md"),
+) -> None:
+    """Write the tables and plots of the performance page from the JSON results."""
+    from surgvivqa_audio.bench.figures import write_report
+
+    for path in write_report(folder, page):
+        typer.echo(str(path))

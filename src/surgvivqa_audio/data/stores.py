@@ -18,8 +18,10 @@ __all__ = [
     "LayeredStore",
     "VideoFile",
     "VideoStore",
+    "frame_files",
     "load_image",
     "open_store",
+    "read_content",
     "read_frames_folder",
     "read_image",
     "read_video_clip",
@@ -36,15 +38,19 @@ def read_image(path: str | Path) -> Image:
         MissingFrame: there is no such file.
         BadImage: it is refused or damaged.
     """
+    return load_image(read_content(path), str(path))
+
+
+def read_content(path: str | Path) -> bytes:
+    """Bytes of one image file; the size cap is checked before it is read. Raises MissingFrame, BadImage."""
     path = Path(path)
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
             raise BadImage(f"{path}: {size} bytes; at most {MAX_IMAGE_BYTES} are accepted")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise MissingFrame(f"{path}: cannot be read ({error.strerror}); fetch it first") from error
-    return load_image(content, str(path))
 
 
 class FolderStore:
@@ -179,15 +185,11 @@ def open_store(path: str | Path, first_number: int = 0) -> FrameStore:
     return LayeredStore(stores, path)
 
 
-def read_frames_folder(path: str | Path, count: int = 8) -> list[Image]:
+def frame_files(path: str | Path, count: int = 8) -> list[Path]:
     """The images of a folder in numeric order of the last number in their names.
-
-    Returns:
-        ``count`` RGB images of one size, uint8 (height, width, 3).
 
     Raises:
         MissingFrame: more or fewer than ``count`` images, or a name without a number.
-        BadImage: an image is refused or damaged, or the sizes differ.
     """
     path = Path(path)
     if not path.is_dir():
@@ -205,7 +207,20 @@ def read_frames_folder(path: str | Path, count: int = 8) -> list[Image]:
         numbered[number] = entry
     if len(numbered) != count:
         raise MissingFrame(f"{path}: {len(numbered)} JPEG or PNG images, but a clip is {count}")
-    images = [read_image(numbered[number]) for number in sorted(numbered)]
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def read_frames_folder(path: str | Path, count: int = 8) -> list[Image]:
+    """The images of :func:`frame_files`, decoded in full.
+
+    Returns:
+        ``count`` RGB images of one size, uint8 (height, width, 3).
+
+    Raises:
+        MissingFrame: as :func:`frame_files`.
+        BadImage: an image is refused or damaged, or the sizes differ.
+    """
+    images = [read_image(file) for file in frame_files(path, count)]
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise BadImage(f"{path}: the images differ in size ({sorted(sizes)}); a clip has one size")

@@ -7,14 +7,16 @@ Layout of the patches: Qwen2-VL, arXiv 2409.12191.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from surgvivqa_audio.errors import BadImage
+from surgvivqa_audio.errors import BadImage, ModelError
 from surgvivqa_audio.model.families.base import CLIP_MEAN, CLIP_STD
 from surgvivqa_audio.sample import Image
 
@@ -36,6 +38,22 @@ class Geometry:
         scale = min(1.0, self.max_side / max(height, width))
         sides = [max(factor, round(side * scale / factor) * factor) for side in (height, width)]
         return sides[0], sides[1]
+
+
+def saved_geometry(folder: Path) -> Geometry:
+    """The geometry of a checkpoint folder, read without loading its tokenizer or model.
+
+    Raises:
+        ModelError: the folder holds no processor of this project.
+    """
+    path = folder / "processor_config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return Geometry(*(int(saved[name]) for name in ("patch", "merge", "temporal", "max_side")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{path}: not a saved processor ({error}); name a complete checkpoint folder"
+        ) from error
 
 
 @dataclass(frozen=True)
