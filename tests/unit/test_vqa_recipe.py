@@ -144,7 +144,8 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 
 
 def test_no_shipped_recipe_is_left_out() -> None:
-    here = {path.stem for path in RECIPES.glob("*.yaml")} - {"speech-seed"}
+    others = {"speech-seed", "align-2x24gb", "transcribe-2x24gb"}  # not of stage vqa
+    here = {path.stem for path in RECIPES.glob("*.yaml")} - others
     assert here == set(RUNS)
     assert sorted(path.stem for path in (RECIPES / "ladder").iterdir()) == [
         name.removeprefix("ladder/") for name in LADDER[1:]

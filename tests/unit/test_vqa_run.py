@@ -9,23 +9,30 @@ from typing import Any
 
 import pytest
 import torch
+from test_vqa_data import make_folder
 from tiny_graft import nano_graft, nano_processor, tone
 from transformers import EarlyStoppingCallback
 
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.whole import WholePromptSystem
-from surgvivqa_audio.errors import ConfigError, ModelError
+from surgvivqa_audio.errors import ConfigError, MissingExtra, ModelError
+from surgvivqa_audio.model.counts import count_parts
 from surgvivqa_audio.model.loading import ADAPTER, load_graft
+from surgvivqa_audio.model.quantize import quantised
+from surgvivqa_audio.model.sizes import named_config
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.scoring.rows import Prediction
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.accuracy import figures
+from surgvivqa_audio.training.budget import memory_gib, row_flops
 from surgvivqa_audio.training.callbacks import BestKeeper, RunLog, stop_reason
+from surgvivqa_audio.training.dry_run import plan
 from surgvivqa_audio.training.plots import draw
-from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts
+from surgvivqa_audio.training.vqa_arguments import training_arguments
+from surgvivqa_audio.training.vqa_model import bare, finish, load_trained, prepare, save_parts
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
-from surgvivqa_audio.training.vqa_trainer import VqaTrainer
+from surgvivqa_audio.training.vqa_trainer import VqaTrainer, WholeUpdates
 
 
 def state(step: int, **more: Any) -> SimpleNamespace:
@@ -70,6 +77,16 @@ def test_a_loss_that_is_not_finite_names_its_rows() -> None:
     VqaTrainer._finite(trainer, torch.tensor(1.0), ["a"], "training")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="update 7: the training loss is nan on in/v/1/a, in/v/2/b"):
         VqaTrainer._finite(trainer, torch.tensor(float("nan")), ["in/v/1/a", "in/v/2/b"], "training")  # type: ignore[arg-type]
+
+
+def test_the_last_update_of_an_epoch_is_full() -> None:
+    sampler = WholeUpdates(2302, 42, update=8)
+    order = sampler.order(0)
+    assert (len(sampler), len(order), len(set(order))) == (2304, 2304, 2302)
+    assert order[2302:] == order[:2]
+    assert sampler.order(1) != order
+    assert len(WholeUpdates(3, 0, update=8).order(0)) == 8
+    assert sampler.describe()["update"] == 8
 
 
 def test_plots_and_the_page_come_from_the_log_alone(tmp_path: Path) -> None:
@@ -196,3 +213,56 @@ def test_the_projector_is_kept_where_it_fits(tmp_path: Path) -> None:
     assert prepare(recipe(base), tmp_path / "model") is False
     before, after = (load_graft(tmp_path / name, stage="base") for name in ("base", "model"))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_dry_run_counts_and_estimates(tmp_path: Path, taxonomy: Taxonomy, make_frames: Any) -> None:
+    folder = make_folder(tmp_path / "data", taxonomy, make_frames, clips=5)
+    data = {"folder": str(folder), "train": "train.jsonl", "eval": "eval.jsonl"}
+    trainer = {"gradient_accumulation_steps": 2, "num_train_epochs": 3, "eval_steps": 2}
+    found = plan(recipe(tiny_checkpoint(tmp_path / "base"), data=data, trainer=trainer))
+    assert found["rows"] == {"train": 5, "eval": 1, "of_the_batch": 5}
+    assert found["updates"] == {"epoch": 3, "total": 9, "warmup": 1}
+    assert found["evaluations"] == 4
+    assert found["recompute_activations"] is False
+    tokens = found["tokens_per_row"]
+    assert tokens["visual"] == 16.0  # 64 px: 2 x 2 tokens in each of 4 slices
+    assert tokens["all"] == tokens["visual"] + tokens["audio"] + tokens["text"] + tokens["answer"]
+    assert found["tokens_per_epoch"] == round(tokens["all"] * 5)
+    assert 0.5 < found["estimates"]["memory_gib"] < 0.6
+    assert found["estimates"]["hours"].keys() == {"4090", "a100", "h200"}
+
+
+def test_recomputing_saves_memory_and_costs_a_pass(tmp_path: Path) -> None:
+    config = named_config("7b")
+    parts = count_parts(config)
+    chosen = VqaRecipe(stage="vqa", tune={"quantise": "nf4"}, trainer={"optim": "adamw_8bit"})
+    kept, recomputed = (memory_gib(config, parts, 800, chosen, recompute) for recompute in (False, True))
+    assert recomputed < kept - 5
+    assert 8 < recomputed < 14
+    tokens = {"all": 800.0, "patches": 2464.0, "encoder": 150.0, "answer": 10.0}
+    fast, slow = (row_flops(config, parts, tokens, chosen, recompute) for recompute in (False, True))
+    assert 1.3 < slow / fast < 1.5
+
+
+def test_a_4bit_run_stores_the_base_it_trains_on(tmp_path: Path) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    chosen = recipe(tiny_checkpoint(tmp_path / "base"), tune={"quantise": "nf4", "weights": "bf16"})
+    prepare(chosen, tmp_path / "model")
+    layers = quantised(bare(load_trained(chosen, tmp_path / "model")))
+    stored = load_graft(tmp_path / "model", stage="base", dtype=torch.bfloat16).state_dict()
+    original = load_graft(tmp_path / "base", stage="base", dtype=torch.bfloat16).state_dict()
+    assert len(layers) == 3 * 7
+    for name, layer in layers.items():
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(torch.bfloat16)
+        plain = f"{name.removesuffix('.base_layer')}.weight"
+        assert torch.equal(weight, stored[plain])
+        assert not torch.equal(weight, original[plain])
+    assert torch.equal(stored["audio_projector.down.weight"], original["audio_projector.down.weight"])
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    chosen = VqaRecipe(stage="vqa", trainer={"report_to": ["trackio"]})
+    with pytest.raises(MissingExtra, match="report_to trackio is not installed; pip install trackio"):
+        training_arguments(chosen, tmp_path)

@@ -29,12 +29,11 @@ from surgvivqa_audio.training.feature_cache import (
     tower_names,
 )
 from surgvivqa_audio.training.plots import draw
-from surgvivqa_audio.training.sampling import EpochSampler
 from surgvivqa_audio.training.vqa_arguments import identity, training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Media, VqaRows, recipe_samples
 from surgvivqa_audio.training.vqa_model import bare, finish, load_trained, prepare, save_parts
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
-from surgvivqa_audio.training.vqa_trainer import EpochAccuracy, VqaTrainer
+from surgvivqa_audio.training.vqa_trainer import EpochAccuracy, VqaTrainer, WholeUpdates
 
 MODEL, BEST, SUMMARY = "model", "best", "summary.json"
 ACCURACY = ("eval_accuracy", "eval_balanced")
@@ -162,10 +161,10 @@ def _trainer(
         callbacks.append(accuracy)
     rows = VqaRows(session.train, session.media, processor)
     cache = recipe.fast.open_cache()
-    sampler = None
+    alike: dict[str, Any] = {}
     if recipe.fast.bucket:
-        alike = arguments.per_device_train_batch_size * arguments.world_size
-        sampler = EpochSampler(len(rows), recipe.seed, rows.lengths(), alike)
+        batch = arguments.per_device_train_batch_size * arguments.world_size
+        alike = {"lengths": rows.lengths(), "batch": batch}
     trainer = VqaTrainer(
         model=trained,
         args=arguments,
@@ -174,7 +173,7 @@ def _trainer(
         data_collator=session.collator(processor, trained, cache),
         callbacks=callbacks,
         identity=identity(recipe, session.files),
-        sampler=sampler,
+        sampler=WholeUpdates(len(rows), recipe.seed, update=recipe.trainer.effective_batch, **alike),
         towers=None if cache is None else Towers(bare(trained), cache),
         all_logits=recipe.fast.logits == "all",
     )

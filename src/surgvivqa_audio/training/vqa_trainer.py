@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -11,6 +12,30 @@ from transformers import TrainerCallback
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.training.accuracy import Accuracy
 from surgvivqa_audio.training.checkpoints import DurableTrainer
+from surgvivqa_audio.training.sampling import EpochSampler
+
+
+class WholeUpdates(EpochSampler):
+    """Every row once per epoch, and the first ones of its order again until the last update is full.
+
+    Several processes would fill it up in any case, one would not: then the same recipe gave different curves.
+    ``update`` is the effective batch; the other arguments are those of :class:`EpochSampler`.
+    """
+
+    def __init__(self, rows: int, seed: int, *, update: int, **options: Any) -> None:
+        super().__init__(rows, seed, **options)
+        self.update = update
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.update) * self.update
+
+    def order(self, epoch: int) -> list[int]:
+        """Row indices of an epoch."""
+        return list(islice(cycle(super().order(epoch)), len(self)))
+
+    def describe(self) -> dict[str, object]:
+        """What must be the same for a run to go on."""
+        return {**super().describe(), "update": self.update}
 
 
 class VqaTrainer(DurableTrainer):
