@@ -20,12 +20,14 @@ class SystemBuilder:
     """Builds a system by name; can be sent to another process.
 
     ``prompt`` ``seed`` gives ``text``, ``audio`` and their zero-shot forms the predecessor's baseline
-    settings; every other system stays as it is. ``omni`` names the weights of the system ``omni``.
+    settings; every other system stays as it is. ``omni`` names the weights of the system ``omni``,
+    ``asr`` a faster-whisper model that transcribes for the system ``asr`` instead of our own.
     """
 
     model: Path | None = None
     prompt: str = "ours"
     omni: str | None = None
+    asr: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPTS:
@@ -43,6 +45,11 @@ class SystemBuilder:
         if self.prompt == "seed" and name in _SEED_MODES:
             engine = load_engine(self.model, stage="base" if name.endswith("zeroshot") else "tuned")
             return BaselineSystem(f"{name} (seed prompt)", engine, _SEED_MODES[name])
+        if name == "asr" and self.asr is not None:
+            from surgvivqa_audio.answering.cascade import AsrSystem
+            from surgvivqa_audio.answering.faster import FasterWhisper
+
+            return AsrSystem(load_engine(self.model), self.model, FasterWhisper(self.asr))
         if name == "question-only":
             return EngineSystem(name, load_engine(self.model), "text", frames=False)
         if name not in SYSTEMS:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 from transformers import WhisperForConditionalGeneration
 
-from surgvivqa_audio.answering.base import Answer, Query
+from surgvivqa_audio.answering.base import Answer, Query, Wave
 from surgvivqa_audio.answering.bundle import default_model_dir
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.errors import ConfigError, ModelError
@@ -20,17 +20,30 @@ ASR_FOLDER = "asr"
 
 
 class AsrSystem:
-    """Speech -> text -> answer, with the transcript kept in ``Answer.extra``."""
+    """Speech -> text -> answer, with the transcript kept in ``Answer.extra``.
+
+    ``hear`` replaces our own Whisper by another transcriber.
+    """
 
     name = "asr"
     needs = frozenset({"audio", "frames"})
 
-    def __init__(self, engine: AnswerEngine, model_dir: Path | None) -> None:
+    def __init__(
+        self, engine: AnswerEngine, model_dir: Path | None, hear: Callable[[Wave], str] | None = None
+    ) -> None:
         self.engine = engine
+        if hear is not None:
+            self.hear = hear
+            return
         folder = (default_model_dir() if model_dir is None else model_dir) / ASR_FOLDER
         if not folder.is_dir():
             raise ModelError(f"{folder}: no Whisper decoder beside the model; the ASR baseline needs one")
         self.whisper: WhisperForConditionalGeneration = load_whisper(folder, engine.model.audio_encoder)
+        self.hear = self._own
+
+    def _own(self, wave: Wave) -> str:
+        mel = self.engine.processor.mel(wave)
+        return transcribe(self.whisper, self.engine.processor.tokenizer, [mel])[0]
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer in order; the transcription counts as ``audio`` time."""
@@ -40,8 +53,7 @@ class AsrSystem:
                 raise ConfigError(f"{query.key}: the ASR system needs audio")
             opened = self.engine.open(query.clip.frames, query.clip.fps)
             start = perf_counter()
-            mel = self.engine.processor.mel(query.audio)
-            text = transcribe(self.whisper, self.engine.processor.tokenizer, [mel])[0]
+            text = self.hear(query.audio)
             spent = (perf_counter() - start) * 1e3
             answer = opened.ask(text=text, mode="text")
             times = dict(answer.timings_ms)

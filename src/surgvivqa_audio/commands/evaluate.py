@@ -20,6 +20,9 @@ Prompt = Annotated[
 Omni = Annotated[
     str | None, typer.Option(help="Qwen2.5-Omni checkpoint, folder or Hub id, for the system omni.")
 ]
+Asr = Annotated[
+    str | None, typer.Option(help="faster-whisper model for the system asr, instead of the model's own.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
 
 
@@ -54,6 +57,7 @@ def run(
     speech_cache: Annotated[Path | None, typer.Option(help="Keep what is synthesised here.")] = None,
     prompt: Prompt = "ours",
     omni: Omni = None,
+    asr: Asr = None,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -70,7 +74,7 @@ def run(
         batch_size=batch_size, seed=seed, out_of_scope=out_of_scope, sample=sample,
         speech_cache=speech_cache,
     )  # fmt: skip
-    build = _build_system(model, prompt, omni)
+    build = _build_system(model, prompt, omni, asr)
     done = run_request(request, known, build, _progress)
     failed = [row for row in done if row["error"]]
     result = score_file(out, known, train)
@@ -83,10 +87,10 @@ def run(
         write_json(json_file, {str(out): result})
 
 
-def _build_system(model: Path | None, prompt: str = "ours", omni: str | None = None) -> Any:
+def _build_system(model: Path | None, prompt: str, omni: str | None, asr: str | None) -> Any:
     from surgvivqa_audio.answering.builder import SystemBuilder
 
-    return SystemBuilder(model, prompt, omni)
+    return SystemBuilder(model, prompt, omni, asr)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -226,6 +230,7 @@ def suite(
     cases: Annotated[int, typer.Option(help="Failures to show.")] = 12,
     prompt: Prompt = "ours",
     omni: Omni = None,
+    asr: Asr = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -241,7 +246,7 @@ def suite(
         eval_rows=eval_rows, eval_data=eval_data, calibrate=calibrate, system_rows=system_rows,
         control_rows=control_rows, workers=workers, clock_clips=clock_clips, cases=cases, title=title,
     )  # fmt: skip
-    build = _build_system(model, prompt, omni)
+    build = _build_system(model, prompt, omni, asr)
     result = run_suite(request, chosen, _taxonomy(taxonomy), build, typer.echo)
     for entry in result["controls"]:
         typer.echo(f"{entry['control']}: {entry['words']}")
@@ -263,6 +268,7 @@ def baselines(
     limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
     prompt: Prompt = "ours",
     omni: Omni = None,
+    asr: Asr = None,
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -273,7 +279,7 @@ def baselines(
 
     folder = out or data / "predictions"
     request = Request(data, "", folder, model=model, speech=speech, train=train, limit=limit)
-    build = _build_system(model, prompt, omni)
+    build = _build_system(model, prompt, omni, asr)
     table = baseline_table(request, systems.split(","), _taxonomy(taxonomy), build, _progress)
     typer.echo("\n".join(baseline_lines(table)))
     if json_file is not None:

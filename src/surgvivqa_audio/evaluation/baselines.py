@@ -66,7 +66,8 @@ def baseline_lines(table: Sequence[dict[str, Any]]) -> list[str]:
     simulated = any(entry[template]["simulated"] for entry in table for template in ("in", "out"))
     lines = ["ColonSim (simulator), not colonoscopy:"] if simulated else []
     lines.append(
-        "system           in-template %           out-of-template %       floor %  per s  ms cold p50 / p95, prefix ready p50 / p95"
+        "system           in-template %           out-of-template %       floor %  per s  "
+        "ms cold p50 / p95, prefix ready p50 / p95"
     )
     for entry in table:
         cells = [entry["system"].ljust(15)]

@@ -65,7 +65,7 @@ def write_clock(
 
 
 def read_clock(folder: Path) -> dict[str, Any]:
-    """The times of each system that a suite or the baselines left in ``folder``; empty where there are none."""
+    """The times of each system that an earlier run left in ``folder``; empty where there are none."""
     path = folder / CLOCK_FILE
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return dict(found.get("systems", {}))

@@ -56,7 +56,8 @@ def calibration_blocks(
             blocks.append(
                 Paragraph(
                     "Procedure-wise on the test rows themselves, threshold from a random half of the "
-                    f"procedures, coverage on the other half: {percent(halves['mean'])} % over {halves['rounds']} draws "
+                    f"procedures, coverage on the other half: {percent(halves['mean'])} % over "
+                    f"{halves['rounds']} draws "
                     f"(95 % of them {percent(halves['low'])} to {percent(halves['high'])} %)."
                 )
             )
