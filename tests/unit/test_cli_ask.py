@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import PIL.Image
 import pytest
 
 from surgvivqa_audio import cli
+from surgvivqa_audio.processing.video import Geometry, saved_geometry
 from surgvivqa_audio.sample import Image
 from surgvivqa_audio.speech.audio import write_wav
 
@@ -67,6 +69,19 @@ def test_truncated_jpeg(ask: Asked, clip: Path, question: Path) -> None:
 def test_frames_of_two_sizes(ask: Asked, clip: Path, question: Path) -> None:
     PIL.Image.new("RGB", (96, 64)).save(clip / "f_12.jpg")
     assert "(64, 96)" in ask(clip, question)
+
+
+def test_geometry_is_read_without_the_model(tmp_path: Path) -> None:
+    fields = {
+        "patch": 14,
+        "merge": 2,
+        "temporal": 2,
+        "max_side": 112,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [1, 2, 3],
+    }
+    (tmp_path / "processor_config.json").write_text(json.dumps(fields))
+    assert saved_geometry(tmp_path) == Geometry(14, 2, 2, 112, (0.5, 0.4, 0.3), (1, 2, 3))
 
 
 def test_a_folder_that_is_no_checkpoint(

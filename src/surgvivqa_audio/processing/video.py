@@ -49,7 +49,10 @@ def saved_geometry(folder: Path) -> Geometry:
     path = folder / "processor_config.json"
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Geometry(*(int(saved[name]) for name in ("patch", "merge", "temporal", "max_side")))
+        patch, merge, temporal, side = (
+            int(saved[name]) for name in ("patch", "merge", "temporal", "max_side")
+        )
+        return Geometry(patch, merge, temporal, side, tuple(saved["mean"]), tuple(saved["std"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"{path}: not a saved processor ({error}); name a complete checkpoint folder"
