@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_graft import nano_processor, whisper_config
+from torch import nn
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.patches import lean_attention
+from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip
@@ -22,7 +25,7 @@ from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Loop, LoopConfig
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced, answer_loss
-from surgvivqa_audio.training.tower import TowerConfig, clip_features, train_tower, view_of
+from surgvivqa_audio.training.tower import VIEWS, TowerConfig, clip_features, see, train_tower, view_of
 from surgvivqa_audio.training.utterances import Heard
 
 SIZE = NanoSize(
@@ -112,42 +115,45 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         other.resume()
 
 
-def test_rows_of_cached_features_have_the_loss_of_the_whole_model(taxonomy: Taxonomy, tmp_path: Path) -> None:
+def test_questions_that_share_a_prefix_have_the_loss_of_whole_rows(taxonomy: Taxonomy) -> None:
     model, processor = _model()
     model.eval()
     clips = _clips(taxonomy)[:1]
     waves = [np.random.default_rng(seed).normal(0, 0.1, 8_000 + 700 * seed) for seed in range(3)]
     mels = [processor.mel(wave.astype(np.float32)) for wave in waves]
     with torch.no_grad():
-        states = [_states(model, torch.from_numpy(mel)[None], torch.tensor([mel.shape[-1]])) for mel in mels]
+        states = [_states(model, mel) for mel in mels]
+        views = [see(model.vlm, processor, [view_of(clips[0], view)]) for view in range(VIEWS)]
     heard = Heard(states, [mel.shape[-1] for mel in mels], {name: [0, 1, 2] for name in taxonomy.types})
-    features = clip_features(model.vlm, processor, clips, tmp_path / "features.safetensors")
-    config = RowConfig(batch=1, questions=3, out_of_scope=0.0, typed=0.0, other_branch=1.0)
-    rows = Rows(
-        [Seen(clips, features)], Typed(taxonomy, ["word"]), Voiced(heard, 80), processor, taxonomy, config
-    )
+    config = RowConfig(batch=2, questions=3, out_of_scope=0.0, typed=0.5, other_branch=1.0)
+    typed, voiced = Typed(taxonomy, ["word"]), Voiced(heard, 80)
+    rows = Rows([Seen(clips, torch.stack(views))], typed, voiced, processor, taxonomy, config)
     batch = rows.batch(0)
+    assert 0 < len(batch.states) < 6
     order = [next(i for i, each in enumerate(states) if each is state) for state in batch.states]
-    view = next(view for view in range(4) if view_of(clips[0], view).answers == batch.clips[0].answers)
-    video = processor.clip(list(view_of(clips[0], view).frames), 6.25)
-    lengths = torch.tensor([mels[index].shape[-1] for index in order])
-    padded = torch.zeros(3, 80, int(lengths.max()))
-    for row, index in enumerate(order):
-        padded[row, :, : lengths[row]] = torch.from_numpy(mels[index])
+    features, lengths = batch_mels([mels[index] for index in order])
+    pixels = [processor.clip(list(batch.clips[row].frames), 6.25).pixels for row in batch.owner.tolist()]
+    ids = torch.cat([batch.prefix["input_ids"][batch.owner], batch.ids], dim=1)
+    prefix_length = batch.prefix["input_ids"].shape[1]
     with torch.no_grad():
-        cached, _, _ = answer_loss(model, batch)
         whole = model(
-            **batch.inputs,
-            labels=batch.labels,
-            pixel_values_videos=torch.from_numpy(video.pixels),
-            input_features=padded,
+            ids,
+            labels=nn.functional.pad(batch.labels, (prefix_length, 0), value=-100),
+            attention_mask=(ids != processor.special.pad).long(),
+            mm_token_type_ids=nn.functional.pad(
+                batch.prefix["mm_token_type_ids"][batch.owner], (0, batch.ids.shape[1])
+            ),
+            pixel_values_videos=torch.from_numpy(np.concatenate(pixels)),
+            video_grid_thw=batch.prefix["video_grid_thw"][batch.owner],
+            input_features=features,
             audio_lengths=lengths,
         ).loss
-    # the tower's features are kept in bfloat16
-    assert abs(float(cached) - float(whole)) < 2e-2
+        lean_attention(model.vlm)
+        shared, _, _ = answer_loss(model, batch)
     assert float(whole) > 1.0
+    assert abs(float(shared) - float(whole)) <= 1e-5
 
 
-def _states(model: AudioGraft, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def _states(model: AudioGraft, mel: Any) -> torch.Tensor:
     """Encoder states (n, d) of one recording."""
-    return encode_audio(model.audio_encoder, features, lengths)[0]
+    return encode_audio(model.audio_encoder, torch.from_numpy(mel)[None], torch.tensor([mel.shape[-1]]))[0]

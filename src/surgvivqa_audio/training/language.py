@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.patches import lean_attention
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
@@ -37,6 +38,7 @@ def train_language(
 ) -> None:
     """Train everything of ``model.vlm`` but the vision tower, in place."""
     torch.manual_seed(config.rows.seed)
+    lean_attention(model.vlm)
     model.vlm.model.visual.requires_grad_(False)
     tokens = TokenHeads(model.config.vlm_config.get_text_config().hidden_size, taxonomy)
     rows = Rows(seen, Typed(taxonomy, vocabulary), None, processor, taxonomy, config.rows)
@@ -44,7 +46,7 @@ def train_language(
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = rows.batch(step)
         answers, hidden, logged = answer_loss(model, batch)
-        high = hidden[batch.inputs["mm_token_type_ids"] != 0].reshape(batch.visual.shape)
+        high = hidden[batch.prefix["mm_token_type_ids"] != 0].reshape(batch.visual.shape)
         cells = tokens.loss(high, batch.clips)
         return answers + config.auxiliary * cells, logged | {"tokens": round(cells.item(), 4)}
 

@@ -24,7 +24,7 @@ from surgvivqa_audio.model.loading import (
     graft,
     load_graft,
 )
-from surgvivqa_audio.model.patches import fast_vision
+from surgvivqa_audio.model.patches import fast_vision, lean_attention
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
@@ -131,6 +131,7 @@ def run_nano_spoken(
     heard = read_heard(recipe, model.audio_encoder, processor, taxonomy)
     voiced = Voiced(heard, model.config.audio_config.num_mel_bins)
     rows = Rows(seen, Typed(taxonomy, common_words()), voiced, processor, taxonomy, recipe.rows)
+    lean_attention(model.vlm)
     freeze_all_but_projector(model)
     trained: nn.Module = model
     if recipe.stage == "nano-finetune":

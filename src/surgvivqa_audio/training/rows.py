@@ -1,4 +1,4 @@
-"""Rows of the stages after the tower: one clip's cached features and many questions packed behind them.
+"""Rows of the stages after the tower: one clip's cached features and many questions that share them.
 
 Typed questions train the language model, heard ones the projector and the adapter; a row is made of the seed
 and its step alone. Types are drawn evenly, rare answers more often, and some questions must be refused.
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from surgvivqa_audio.model.graft import IGNORE, AudioGraft
-from surgvivqa_audio.processing.collate import collate
-from surgvivqa_audio.processing.processor import AudioGraftProcessor, Example, Spoken
+from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.video import VideoInputs
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy
@@ -96,9 +96,16 @@ class Voiced:
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs of one step, the weight of every label, and the clips as they were shown."""
+    """One step: the clips' prefixes and, apart, the questions about them.
 
-    inputs: dict[str, Tensor]
+    ``prefix`` are the inputs of (b, p) prefix tokens; ``ids`` (n, s) the questions with their answers, padded
+    at the end; ``owner`` (n,) the row of each question's clip; ``labels`` (n, s); ``weights`` of every label;
+    ``visual`` (b, slices, grid, grid, d); ``states`` the encoder states of the heard questions, in order.
+    """
+
+    prefix: dict[str, Tensor]
+    ids: Tensor
+    owner: Tensor
     labels: Tensor
     weights: Tensor
     clips: list[PoolClip]
@@ -138,33 +145,53 @@ class Rows:
         rng = np.random.default_rng((config.seed, 6, step))
         seen = self.seen[1] if step % 8 == 7 and len(self.seen) > 1 else self.seen[0]
         size = max(1, config.batch * seen_slices(self.seen[0]) // seen_slices(seen))
-        examples, clips, visual, states, weights = [], [], [], [], []
+        clips, visual, asked = [], [], []
         for index in rng.integers(len(seen.clips), size=size):
             view = int(rng.integers(VIEWS))
-            clip = view_of(seen.clips[index], view)
-            asked = self._questions(clip, rng)
-            examples.append(self._example(seen_slices(seen), clip, [each.spoken for each in asked]))
-            clips.append(clip)
+            clips.append(view_of(seen.clips[index], view))
             visual.append(seen.features[view, index])
-            states += [each.states for each in asked if each.states is not None]
-            for each in asked:
-                flags = self.decisive[each.spoken.answer or ""]
-                weights += [1.0 if flag else config.other_branch for flag in flags]
-        inputs = collate(examples, self.processor.special.pad, packed=True)
-        for name in ("pixel_values_videos", "input_features", "audio_lengths"):
-            inputs.pop(name, None)
-        labels = inputs.pop("labels")
-        return Batch(inputs, labels, torch.tensor(weights), clips, torch.stack(visual).float(), states)
+            asked.append(self._questions(clips[-1], rng))
+        flat = [each for row in asked for each in row]
+        ids, labels, weights = self._tokens([each.spoken for each in flat])
+        return Batch(
+            self._prefix(torch.stack(visual)),
+            ids,
+            torch.arange(size).repeat_interleave(torch.tensor([len(row) for row in asked])),
+            labels,
+            weights,
+            clips,
+            torch.stack(visual).float(),
+            [each.states for each in flat if each.states is not None],
+        )
 
-    def _example(self, slices: int, clip: PoolClip, spoken: list[Spoken]) -> Example:
-        side = clip.occupancy.shape[1] * self.processor.merge
+    def _prefix(self, visual: Tensor) -> dict[str, Tensor]:
+        slices, side = visual.shape[1], visual.shape[2] * self.processor.merge
         seconds = self.processor.temporal / CLIP_FPS
         stamps = tuple((slot + 0.25) * seconds for slot in range(slices))
         # Nothing to look at: the features come from the cache.
         video = VideoInputs(np.zeros((0, 1), np.float32), (slices, side, side), seconds, stamps)
-        example = self.processor.encode(video, spoken)
-        example.mels = []
-        return example
+        ids = torch.tensor([self.processor.prefix_ids(video)] * len(visual))
+        return {
+            "input_ids": ids,
+            "mm_token_type_ids": 2 * (ids == self.processor.special.video_pad).long(),
+            "video_grid_thw": torch.tensor([video.grid] * len(visual)),
+        }
+
+    def _tokens(self, spoken: Sequence[Spoken]) -> tuple[Tensor, Tensor, Tensor]:
+        """Questions with answers as (n, s) ids and labels, and the weight of every label."""
+        ids, labels, weights = [], [], []
+        for each in spoken:
+            question, answer = self.processor.question_ids(each), self.processor.answer_ids(each.answer or "")
+            ids.append(torch.tensor(question + answer))
+            labels.append(torch.tensor([IGNORE] * len(question) + answer))
+            flags = self.decisive[each.answer or ""]
+            weights += [1.0 if flag else self.config.other_branch for flag in flags]
+        pad = self.processor.special.pad
+        return (
+            nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
+            nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+            torch.tensor(weights),
+        )
 
     def _questions(self, clip: PoolClip, rng: np.random.Generator) -> list[Asked]:
         config, refusal = self.config, self.taxonomy.refusal.sentence
@@ -206,20 +233,47 @@ def decisive_tokens(processor: AudioGraftProcessor, taxonomy: Taxonomy) -> dict[
 
 
 def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Weighted loss of the answer tokens; the last hidden states (b, s, d); what to log."""
-    features = _project(model, batch.states) if batch.states else None
+    """Weighted loss of the answer tokens; the prefixes' last hidden states (b, p, d); what to log.
+
+    The language model must attend in the lean way (:func:`lean_attention`). The prefix is read once and its
+    keys and values are lent to every question about the clip: many short sequences instead of one long packed
+    row, whose attention would cost the square of its length.
+    """
     vision = BaseModelOutputWithPooling(pooler_output=tuple(batch.visual.flatten(1, 3)))
-    inputs: dict[str, Any] = {**batch.inputs, "mm_encoder_outputs": {"video": vision}}
-    outputs = model.hidden_states(**inputs, audio_features=features)
-    hidden = outputs.last_hidden_state
+    prefix = {**batch.prefix, "mm_encoder_outputs": {"video": vision}}
+    length = batch.prefix["input_ids"].shape[1]
+    positions, after = model.positions(**batch.prefix)
+    read = model.hidden_states(
+        **prefix, position_ids=positions, attention_mask=_causal(length, length), use_cache=True
+    )
+    lent = DynamicCache(
+        [(layer.keys[batch.owner], layer.values[batch.owner]) for layer in read.past_key_values.layers]
+    )
+    size = batch.ids.shape[1]
+    places = after[batch.owner][:, None] + torch.arange(size)
+    outputs = model.hidden_states(
+        batch.ids,
+        audio_features=_project(model, batch.states) if batch.states else None,
+        position_ids=places.expand(3, -1, -1),
+        attention_mask=_causal(size, length + size),
+        past_key_values=lent,
+    )
     chosen = batch.labels[:, 1:] != IGNORE
-    logits = model.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+    logits = model.get_output_embeddings()(outputs.last_hidden_state[:, :-1][chosen]).float()
     wanted = batch.labels[:, 1:][chosen]
     each = nn.functional.cross_entropy(logits, wanted, reduction="none")
     loss = (each * batch.weights).sum() / batch.weights.sum()
     decides = batch.weights == 1.0
     right = (logits.argmax(-1) == wanted)[decides].float().mean()
-    return loss, hidden, {"loss": round(loss.item(), 4), "right": round(right.item(), 4)}
+    logged = {"loss": round(loss.item(), 4), "right": round(right.item(), 4)}
+    return loss, read.last_hidden_state, logged
+
+
+def _causal(size: int, total: int) -> Any:
+    """The last ``size`` of ``total`` tokens see what is before them; additive, (1, 1, size, total)."""
+    later = torch.ones(size, total, dtype=torch.bool).triu(total - size + 1)
+    mask = torch.zeros(size, total).masked_fill(later, torch.finfo(torch.float32).min)
+    return {"full_attention": mask[None, None]}
 
 
 def _project(model: AudioGraft, states: Sequence[Tensor]) -> list[Tensor]:
