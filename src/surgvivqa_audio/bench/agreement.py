@@ -64,11 +64,14 @@ def run_agreement(
     if questions < 1:
         raise ConfigError("ask for at least one question")
     same = dict.fromkeys(["greedy", "jump"] if half is None else ["greedy", "jump", "bf16"], 0)
+    known, outside = {sentence for sentence, _ in engine.sentences}, 0
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for done, (frames, question) in enumerate(spoken_cases(engine, questions), start=1):
         clip = engine.open(frames, _FPS)
         best = _best(engine, frames, question, times["fp32"])
-        same["greedy"] += engine.generate(clip, question) == engine.sentences[best][0]
+        written = engine.generate(clip, question)
+        same["greedy"] += written == engine.sentences[best][0]
+        outside += written not in known
         same["jump"] += engine.jump(clip, question).sentence == best
         if half is not None:
             same["bf16"] += _best(half, frames, question, times["bf16"]) == best
@@ -86,6 +89,7 @@ def run_agreement(
             }
             for name, count in same.items()
         },
+        "greedy_outside_the_tree": outside,
         "score_ms": {name: percentiles(spent) for name, spent in times.items() if spent},
         "workload": {"weights": engine.name, "clips": "ColonSim"},
         "machine": machine(str(engine.device), torch.float32),
