@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -78,13 +79,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, 
 
 def test_the_whole_road_runs_and_continues(site: tuple[Path, str, list[str]], tmp_path: Path) -> None:
     data, listing, videos = site
-    sets = " ".join(f"--set {setting}" for setting in SMALL)
+    sets = " ".join(f"--set {setting}" for setting in (*SMALL, f"fast.cache={tmp_path}/features"))
     arguments = f"--out {tmp_path}/run --videos {videos[0]} --held-out {videos[1]} --listing {listing} {sets}"
     inherited = ("MAKE", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
 
     def reproduce() -> list[str]:
-        command = ["make", "-s", "reproduce", "RECIPE=qlora-1xh200", f"DATA={data}", f"ARGS={arguments}"]
+        # The environment that runs this test is the one to use: make must not set up another.
+        venv = Path(sys.prefix)
+        command = ["make", "-s", f"VENV={venv}", "-o", f"{venv}/.ready-cpu", "-o", f"{venv}/.ready-cuda"]
+        command += ["reproduce", "RECIPE=qlora-1xh200", f"DATA={data}", f"ARGS={arguments}"]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         lines = [line for line in done.stdout.splitlines() if line.partition("/")[0].isdigit()]
