@@ -58,6 +58,8 @@ class Film:
             shown = 0.0
             for (time, content), until in zip(self.pictures, following, strict=True):
                 shown += min(until - time, LONGEST_STILL_S)
+                if ticks >= shown * RATE:
+                    continue  # gone before the film's next picture
                 picture = PIL.Image.open(io.BytesIO(content)).convert("RGB").resize((1280, 900))
                 frame = av.VideoFrame.from_image(picture)
                 while ticks < shown * RATE:

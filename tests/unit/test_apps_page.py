@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from streamlit.testing.v1 import AppTest
 from tiny_graft import nano_graft, nano_processor, tone
@@ -151,6 +153,22 @@ def test_a_damaged_report_does_not_keep_anybody_from_asking(
     page = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
     assert [one.value.split(":")[0] for one in page.error] == [str(tmp_path / "report.json")]
     assert page.session_state.visit.clip is not None
+
+
+def test_own_images_become_the_clip_and_the_list_takes_it_back(page: AppTest) -> None:
+    files = []
+    for at in range(8):
+        stream = io.BytesIO()
+        PIL.Image.new("RGB", (64, 48), (20 * at, 90, 90)).save(stream, format="JPEG")
+        files.append((f"{at}.jpg", stream.getvalue(), "image/jpeg"))
+    own = next(one for one in page.file_uploader if one.label == "Video or images")
+    _clean(own.set_value(files).run())
+    _press(page, "Open this clip")
+    assert page.session_state.visit.clip.title == "8 uploaded images"
+    assert page.session_state.visit.clip.frames[0].shape == (48, 64, 3)
+    _press(page, "Back to the listed clip")
+    assert page.session_state.visit.clip.title == "sim-77000001, clip 1"
+    assert "Back to the listed clip" not in [button.label for button in page.button]
 
 
 def test_two_visitors_do_not_share_clips(page: AppTest) -> None:

@@ -20,7 +20,10 @@ def answer_panel(st: Any, visit: Visit, profile: Profile | None) -> None:
         st.html(EMPTY)
         return
     answer = card.answer
-    st.html(answer_html(card, explanation(answer, visit.engine.taxonomy)))
+    why = explanation(answer, visit.engine.taxonomy)
+    if card.asked_type and not card.understood():
+        why += f" (asked was “{type_label(card.asked_type)}”)"
+    st.html(answer_html(card, why))
     if answer.reason != "silence":
         st.html(options_html(card))
         st.html(measured_html(card, profile))
