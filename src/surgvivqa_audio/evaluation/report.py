@@ -175,7 +175,7 @@ def _refusals(runs: Sequence[Run], taxonomy: Taxonomy) -> list[dict[str, Any]]:
         outside = [at for at, row in enumerate(run.rows) if row.short_answer == taxonomy.refusal.short]
         inside = [at for at, row in enumerate(run.rows) if row.short_answer != taxonomy.refusal.short]
         scope = [at for at, row in enumerate(run.rows) if row.question_type == OUT_OF_SCOPE]
-        if outside or any(refused):
+        if outside or any(refused) or run.system not in REFERENCES:  # none refused is a figure too
             found.append(
                 {
                     "run": run.name,
