@@ -9,6 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
@@ -49,6 +50,28 @@ def test_states_come_back_as_they_were_without_pickle() -> None:
     assert again["n"] == [None]
     with pytest.raises(ConfigError, match=r"state\.hook: a function cannot be stored"):
         pack_state({"hook": _write}, {})
+
+
+def test_optimizer_in_eight_bit_goes_on_exactly() -> None:
+    def optimizer(weight: torch.nn.Parameter) -> torch.optim.Optimizer:
+        return bitsandbytes.optim.AdamW8bit([weight], lr=0.01, min_8bit_size=1024)
+
+    def step(one: torch.optim.Optimizer, weight: torch.nn.Parameter, seed: int) -> None:
+        weight.grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed))
+        one.step()
+
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    whole = optimizer(weight)
+    step(whole, weight, 1)
+    tensors: dict[str, torch.Tensor] = {}
+    packed = json.loads(json.dumps(pack_state(whole.state_dict(), tensors)))
+    assert torch.uint8 in {tensor.dtype for tensor in tensors.values()}
+    copy = torch.nn.Parameter(weight.detach().clone())
+    again = optimizer(copy)
+    again.load_state_dict(unpack_state(packed, tensors))
+    step(whole, weight, 2)
+    step(again, copy, 2)
+    assert torch.equal(weight, copy)
 
 
 def test_damaged_newest_is_passed_over_with_a_warning(

@@ -64,7 +64,7 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.args.save_strategy != "no":
+        if self.args.save_strategy != "no" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ConfigError("sharded training has no durable checkpoints; set save_strategy: no")
         self.identity = dict(identity or {})
         self._order, self._towers, self._all_logits = sampler, towers, all_logits
@@ -100,23 +100,23 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
             ConfigError: the checkpoint is of another run, data order or batch size; or a new run would mix
                 its checkpoints with those already there.
         """
-        chosen = self._on_first(lambda: self._choose(resume_from_checkpoint))
-        self._position = None
-        if chosen is not None:
-            self._position = self._same_run(Path(chosen))
+        chosen, self._position = self._on_first(lambda: self._start(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=chosen, **options)
 
-    def _choose(self, wanted: str | Path | bool | None) -> str | None:
+    def _start(self, wanted: str | Path | bool | None) -> tuple[str | None, dict[str, Any] | None]:
+        chosen = self._choose(wanted)
+        return (None, None) if chosen is None else (str(chosen), self._same_run(chosen))
+
+    def _choose(self, wanted: str | Path | bool | None) -> Path | None:
         if self.args.save_strategy != "no":
             clean_leftovers(self.root)
         if wanted is True:
             found = newest_checkpoint(self.root)
             if found is None:
                 _log.warning("%s: no checkpoint was written yet; the run starts at step 0", self.root)
-            return None if found is None else str(found)
-        if wanted:
-            check_checkpoint(Path(str(wanted)))
-            return str(wanted)
+            return found
+        if wanted:  # its hashes are checked with its identity
+            return Path(wanted)
         if list_checkpoints(self.root):
             raise ConfigError(
                 f"{self.root}: already holds checkpoints; go on with --resume, or choose another --out"
@@ -124,8 +124,8 @@ class DurableTrainer(Trainer):  # type: ignore[misc]
         return None
 
     def _same_run(self, folder: Path) -> dict[str, Any]:
-        identity = check_checkpoint(folder)["identity"] if self.is_world_process_zero() else self.identity
-        for key in sorted(set(identity) | set(self.identity)):
+        identity = check_checkpoint(folder)["identity"]
+        for key in sorted({*identity, *self.identity}):
             if identity.get(key) != self.identity.get(key):
                 raise ConfigError(
                     f"{folder}: '{key}' was {identity.get(key)}, is {self.identity.get(key)} now; go on with "
