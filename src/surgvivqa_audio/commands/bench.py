@@ -124,6 +124,35 @@ def throughput(
 
 
 @_measurement
+def training(
+    work: Any,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed updates of every way.")] = 5,
+    questions: Annotated[int, typer.Option(min=1, help="Per clip; the published rows have one.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Of one update; the published batch is 8.")] = 8,
+    ladder: Annotated[bool, typer.Option(help="Every step between both ends too.")] = True,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this time, with fewer rounds.")] = None,
+) -> Measured:
+    """Samples per second of training: the predecessor's recipe, the fast path, the steps between them."""
+    from surgvivqa_audio.bench.training import run_training
+
+    result = run_training(
+        work,
+        rounds,
+        questions=questions,
+        samples=samples,
+        whole_ladder=ladder,
+        minutes=minutes,
+        progress=_progress,
+    )
+    lines = [
+        f"{step['name']:>20} {step['samples_per_second']:10.3f} samples/s"
+        f" {step['gflop_per_sample']:10.2f} GFLOP/sample {step['peak_gib']:7.2f} GiB"
+        for step in result["steps"]
+    ]
+    return result, lines + _ratio_lines(result)
+
+
+@_measurement
 def growth(
     work: Any,
     pairs: Annotated[int, typer.Option(min=1, help="Times each point is measured.")] = 9,
