@@ -51,7 +51,7 @@ class Film:
     def encode(self) -> tuple[bytes, float]:
         """H.264 in MP4, and its length in seconds."""
         stream, ticks = io.BytesIO(), 0
-        with av.open(stream, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        with av.open(stream, "w", format="mp4") as container:
             track = container.add_stream("libx264", rate=RATE, width=1280, height=900, pix_fmt="yuv420p")
             track.options = {"crf": "26", "preset": "medium", "tune": "stillimage"}
             following = [time for time, _ in self.pictures[1:]] + [self.pictures[-1][0] + LONGEST_STILL_S]
