@@ -276,7 +276,7 @@ def load_into(parameters: Mapping[str, Tensor], stored: Mapping[str, Tensor], so
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters, and stored buffers of the modules that own one (running statistics)."""
-    table = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    table: dict[str, Tensor] = {n: value for n, value in model.named_parameters() if value.requires_grad}
     for prefix, module in model.named_modules():
         if any(value.requires_grad for value in module.parameters(recurse=False)):
             for name, value in module.named_buffers(recurse=False):
