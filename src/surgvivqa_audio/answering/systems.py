@@ -13,7 +13,7 @@ from surgvivqa_audio.answering.whole import WholePromptSystem
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.processing.prompts import QuestionMode
-from surgvivqa_audio.speech.audio import is_silent
+from surgvivqa_audio.speech.audio import is_silent, trim_silence
 
 _MODES: dict[str, tuple[QuestionMode, str]] = {
     "audio": ("audio", "tuned"),
@@ -71,7 +71,8 @@ class EngineSystem:
             if wave is not None and is_silent(wave):
                 answers[place] = self.engine.no_question(_timings(clip, perf_counter() - start, 0.0))
                 continue
-            mel = None if wave is None else self.engine.processor.mel(wave)
+            # As `ask` and the page do it: people breathe before and after a question.
+            mel = None if wave is None else self.engine.processor.mel(trim_silence(wave))
             asked.append(place)
             questions.append(Spoken(self.mode, mel, query.text))
             heard.append(perf_counter() - start)
