@@ -67,10 +67,7 @@ def run_training(
     busy: dict[str, list[float]] = defaultdict(list)
     done = 0
     while done < rounds and not (done and minutes and clock() - started > minutes * 60e3):
-        group = rig.group(done + 1)
-        for index in range(len(variants)):
-            variant = variants[(index + done) % len(variants)]
-            _update(rig, variant, group, times, busy)
+        _round(rig, variants, done, times, busy)
         done += 1
         if progress is not None:
             progress(done, rounds)
@@ -82,19 +79,33 @@ def run_training(
         "questions_per_clip": questions,
         "epochs": EPOCHS,
         "samples_per_second": {name: _rate(rig, spent) for name, spent in times.items()},
-        "ratios": [
-            {"peer": "seed", "state": variant.name, **ratio(times["seed"], times[variant.name])}
-            for variant in variants[1:]
-        ],
-        "processor_ratios": [
-            {"peer": "seed", "state": variant.name, **ratio(busy["seed"], busy[variant.name])}
-            for variant in variants[1:]
-        ],
+        "ratios": _ratios(variants, times),
+        "processor_ratios": _ratios(variants, busy),
         "steps": _steps(rig, variants, times, costs),
         "workload": work.describe() | {"adapters": sum(p.numel() for p in rig.adapters)},
         "machine": before | {"load_average_after": machine(work.device, rig.dtype)["load_average"]},
         "minutes": round((clock() - started) / 60e3, 2),
     }
+
+
+def _round(
+    rig: Rig,
+    variants: list[Variant],
+    number: int,
+    times: dict[str, list[float]],
+    busy: dict[str, list[float]],
+) -> None:
+    """The same update by every way; the first to go changes from round to round."""
+    group = rig.group(number + 1)
+    for index in range(len(variants)):
+        _update(rig, variants[(index + number) % len(variants)], group, times, busy)
+
+
+def _ratios(variants: list[Variant], times: dict[str, list[float]]) -> list[dict[str, Any]]:
+    return [
+        {"peer": "seed", "state": variant.name, **ratio(times["seed"], times[variant.name])}
+        for variant in variants[1:]
+    ]
 
 
 def _update(
