@@ -228,7 +228,7 @@ def test_a_dry_run_counts_and_estimates(tmp_path: Path, taxonomy: Taxonomy, make
     assert tokens["visual"] == 16.0  # 64 px: 2 x 2 tokens in each of 4 slices
     assert tokens["all"] == tokens["visual"] + tokens["audio"] + tokens["text"] + tokens["answer"]
     assert found["tokens_per_epoch"] == round(tokens["all"] * 5)
-    assert 0.5 < found["estimates"]["memory_gib"] < 0.6
+    assert found["estimates"]["memory_gib"] == 0.5  # the libraries; the tiny model is nothing beside them
     assert found["estimates"]["hours"].keys() == {"4090", "a100", "h200"}
 
 
