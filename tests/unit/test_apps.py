@@ -196,8 +196,8 @@ def test_a_free_question_is_judged_after_the_visitor_said_it_was_understood(
         b"",
     )
     assert verdict(free, taxonomy) == (
-        "Ground truth for “Scope motion”: No, the scope is not moving in these frames. The answer does not agree with it. "
-        "Was that your question?"
+        "Ground truth for “Scope motion”: No, the scope is not moving in these frames. "
+        "The answer does not agree with it. Was that your question?"
     )
     visit.confirm(free.number, True)
     assert visit.cards[0].correct() is False

@@ -19,8 +19,8 @@ from transformers import DynamicCache
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.model.config import AudioGraftConfig
-from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.model.counts import Shape, count_parts, shape_of
+from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.model.loading import add_adapter
 from surgvivqa_audio.model.memory import inference_gib, qlora_gib
 from surgvivqa_audio.model.packing import additive_mask

@@ -240,7 +240,7 @@ def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[s
     row, whose attention would cost the square of its length.
     """
     vision = BaseModelOutputWithPooling(pooler_output=tuple(batch.visual.flatten(1, 3)))
-    prefix = {**batch.prefix, "mm_encoder_outputs": {"video": vision}}
+    prefix: dict[str, Any] = {**batch.prefix, "mm_encoder_outputs": {"video": vision}}
     length = batch.prefix["input_ids"].shape[1]
     positions, after = model.positions(**batch.prefix)
     read = model.hidden_states(
