@@ -37,6 +37,7 @@ def described(**changes: Any) -> dict[str, Any]:
             "voices": ["en-us"],
             "problem": None,
             "system_binary": None,
+            "flite": None,
             "edge_tts": False,
         },
         "media": {"audio": {"wav": True, "mp3": False}, "video": {"h264": True}, "problem": None},
