@@ -16,7 +16,7 @@ from typing import Any
 from surgvivqa_audio.speech.soak import kill_speech_make
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "unit"), str(HERE / "integration")]
+sys.path[:0] = [str(HERE), str(HERE / "unit"), str(HERE / "integration")]
 
 # The full counts of what `make test` runs as a fixed sample.
 MALFORMED_INPUTS = 100_000

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone, whisper_config
 from transformers import WhisperForConditionalGeneration
 
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -16,6 +15,7 @@ from surgvivqa_audio.bench.training_variants import Rig, ladder
 from surgvivqa_audio.bench.workload import Workload
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.taxonomy import Taxonomy
+from tiny_graft import nano_graft, nano_processor, tone, whisper_config
 
 
 def _workload(taxonomy: Taxonomy) -> Workload:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from surgvivqa_audio.model.loading import ADAPTER, add_adapter
+from tiny_graft import nano_graft, nano_processor
 
 pytestmark = pytest.mark.integration
-
-
-def _tiny() -> Any:
-    """The helpers of the unit tests, which are not on the path here."""
-    path = Path(__file__).parents[1] / "unit" / "tiny_graft.py"
-    spec = importlib.util.spec_from_file_location("tiny_graft", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _demo(*words: object) -> subprocess.CompletedProcess[str]:
@@ -35,9 +23,8 @@ def _demo(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_without_a_terminal_it_answers_and_ends(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    tiny = _tiny()
-    processor = tiny.nano_processor()
-    graft = tiny.nano_graft(processor)
+    processor = nano_processor()
+    graft = nano_graft(processor)
     graft.save_pretrained(model)
     processor.save_pretrained(model)
     add_adapter(graft, rank=2).save_pretrained(str(model / ADAPTER))

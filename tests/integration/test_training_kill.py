@@ -27,14 +27,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-
-from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
-
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.training import checkpoint_files
 from surgvivqa_audio.training.checkpoint_files import check_checkpoint, list_checkpoints
 from surgvivqa_audio.training.checkpoints import DurableTrainer
+from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_graft import nano_graft, nano_processor, tone
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
@@ -17,6 +16,7 @@ from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Example, Spoken
 from surgvivqa_audio.training.checkpoints import DurableTrainer
 from surgvivqa_audio.training.optim import build_optimizer, cosine_schedule
+from tiny_graft import nano_graft, nano_processor, tone
 
 ROWS = 8
 STEPS = 6
