@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone, whisper_config
 from transformers import WhisperForConditionalGeneration
 
+from surgvivqa_audio.answering.decision import Decision
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.bench.growth import AXES, run_growth
 from surgvivqa_audio.bench.latency import run_latency
@@ -20,6 +20,7 @@ from surgvivqa_audio.bench.workload import Workload
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone, whisper_config
 
 
 def test_ratios_are_medians_of_pairs() -> None:
@@ -98,6 +99,8 @@ def test_throughput_and_growth_cover_their_axes(work: Workload, monkeypatch: pyt
     monkeypatch.setitem(AXES, "questions", (1, 2))
     monkeypatch.setitem(AXES, "speech_seconds", (1, 2))
     monkeypatch.setitem(AXES, "options", (2, 4))
+    # A rule that weighs question types must follow the tree when only some sentences are left.
+    monkeypatch.setattr(work.engine, "decision", Decision(refuse_at=0.5))
     grown = run_growth(work, 1)
     for curve in grown["curves"].values():
         assert len(curve["ms"]) == 2

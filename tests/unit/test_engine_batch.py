@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.answering.base import Clip, Query
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -18,6 +17,7 @@ from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone
 
 
 @cache
@@ -83,6 +83,35 @@ def test_bucketed_audio_equals_its_true_length(samples: int, make_frames: Any) -
     left = exact.score(exact.open(frames, 6.25), question)
     right = bucketed.score(bucketed.open(frames, 6.25), question)
     assert float((left - right).abs().max()) <= 1e-4
+
+
+class _Adapted(torch.nn.Linear):
+    """A projection with something beside its weights, as an adapter has."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + 0.25 * input[..., : self.out_features]
+
+
+def test_what_stands_beside_the_weights_is_run(make_frames: Any) -> None:
+    processor = nano_processor()
+    frames, question = make_frames(2, 64), Spoken("text", None, "Is a polyp visible?")
+    scores = []
+    for merged in (False, True):
+        model = nano_graft(processor)
+        attention = model.vlm.model.language_model.layers[0].self_attn
+        plain = attention.k_proj
+        if merged:
+            with torch.no_grad():
+                plain.weight += 0.25 * torch.eye(plain.out_features, plain.in_features)
+        else:
+            attention.k_proj = _Adapted(plain.in_features, plain.out_features)
+            attention.k_proj.load_state_dict(plain.state_dict())
+        engine = AnswerEngine(model, processor, load_taxonomy(), name="adapted")
+        scores.append(engine.score(engine.open(frames, 6.25), question))
+    base = _engine().score(_engine().open(frames, 6.25), question)
+    assert float((scores[0] - scores[1]).abs().max()) <= 1e-4
+    assert float((scores[0] - base).abs().max()) > 1e-3
+    assert not scores[0].is_inference()
 
 
 @torch.no_grad()

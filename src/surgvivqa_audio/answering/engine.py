@@ -68,7 +68,6 @@ class AnswerEngine:
         self.decision = decision or Decision()
         self.audio_bucket = audio_bucket
         self.sentences = list(taxonomy.sentences().items())
-        self._kinds = [name for _, (name, _) in self.sentences]
         self.trie: Trie = build_trie([processor.answer_ids(sentence) for sentence, _ in self.sentences])
         self.prefixes = PrefixCache(cache_bytes)
         self.lock = threading.Lock()
@@ -123,7 +122,6 @@ class AnswerEngine:
         """Log-probability of every sentence of ``self.sentences``, (n,), before temperature."""
         return self.score_many([(clip, question)])[0]
 
-    @torch.no_grad()
     def score_many(self, pairs: Sequence[tuple[OpenClip, Spoken]], batch: int = _BATCH) -> list[Tensor]:
         """Log-probabilities (n,) of every pair, in order. Questions of similar length share a pass."""
         asked = [Asked.of(self.processor, clip.prefix, question) for clip, question in pairs]
@@ -135,11 +133,12 @@ class AnswerEngine:
             members.sort(key=lambda index: (asked[index].mel_frames, len(asked[index].ids), index))
             for first in range(0, len(members), batch):
                 chosen = members[first : first + batch]
-                with self.lock:
+                # Inference mode keeps no versions, which a pass of many small operations notices.
+                with self.lock, torch.inference_mode():
                     rows = score_rows(
                         self.model, self.processor, self.trie, [asked[i] for i in chosen], self.audio_bucket
                     )
-                scores |= dict(zip(chosen, rows.cpu(), strict=True))
+                scores |= dict(zip(chosen, rows.clone().cpu(), strict=True))  # an ordinary tensor again
         return [scores[index] for index in range(len(pairs))]
 
     @torch.no_grad()
@@ -171,7 +170,8 @@ class AnswerEngine:
             Option(short, sentence, name, probability)
             for (sentence, (name, short)), probability in zip(self.sentences, probabilities, strict=True)
         ]
-        verdict = choose(probabilities, self._kinds, self.decision)
+        kinds = [name for _, (name, _) in self.sentences]
+        verdict = choose(probabilities, kinds, self.decision)
         best = options[verdict.sentence]
         understood = {best.question_type, ""}
         kept = sorted(

@@ -52,15 +52,20 @@ def encode_audio(encoder: WhisperEncoder, features: Tensor, lengths: Tensor) -> 
             f"audio of {features.shape[-1]} mel frames needs {size} encoder positions, the encoder has "
             f"{encoder.max_source_positions}; shorten the recording"
         )
-    valid_mel = _mask(lengths, features.shape[-1])
-    valid = _mask((lengths + 1) // 2, size)
-    hidden = features.to(encoder.conv1.weight.dtype).masked_fill(~valid_mel[:, None, :], 0)
-    hidden = nn.functional.gelu(encoder.conv1(hidden)).masked_fill(~valid_mel[:, None, :], 0)
-    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = features.to(encoder.conv1.weight.dtype)
+    whole = bool((lengths == features.shape[-1]).all())  # nothing is padded, nothing must be masked
+    if whole:
+        hidden = nn.functional.gelu(encoder.conv1(hidden))
+    else:
+        silent = ~_mask(lengths, features.shape[-1])[:, None, :]
+        hidden = nn.functional.gelu(encoder.conv1(hidden.masked_fill(silent, 0))).masked_fill(silent, 0)
+    # Contiguous, or every norm and residual sum below would follow the transposed order and copy.
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2).contiguous()
     hidden = hidden + encoder.embed_positions.weight[:size].to(hidden.dtype)
     hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
     bias = None
-    if not bool(valid.all()):
+    if not whole:
+        valid = _mask((lengths + 1) // 2, size)
         bias = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         bias = bias.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None, :]
         bias = bias.expand(-1, 1, size, -1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values (b, heads, tokens, width) of every layer
@@ -41,6 +41,7 @@ def run_text(
     text = vlm.model.language_model
     angles = positions[..., None].float() * text.rotary_emb.inv_freq.float()
     scale = text.rotary_emb.attention_scaling
+    angles = torch.cat([angles, angles], dim=-1)[:, :, None]
     turn = (angles.cos() * scale).to(embeddings.dtype), (angles.sin() * scale).to(embeddings.dtype)
     mask = _mask(embeddings, past[0][0].shape[2], allowed)
     hidden, grown = embeddings, []
@@ -48,7 +49,7 @@ def run_text(
         rows = keep if number + 1 == len(past) else None
         hidden, pair = _layer(layer, hidden, turn, old, mask, rows)
         grown.append(pair)
-    return text.norm(hidden), grown
+    return _norm(text.norm, hidden), grown
 
 
 def _mask(embeddings: Tensor, past: int, allowed: Tensor | None) -> Tensor | None:
@@ -72,30 +73,50 @@ def _layer(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     attention = layer.self_attn
     batch, size, width = hidden.shape
-    normed = layer.input_layernorm(hidden)
+    normed = _norm(layer.input_layernorm, hidden)
     heads = (batch, size, -1, attention.head_dim)
-    key, value = attention.k_proj(normed).view(heads), attention.v_proj(normed).view(heads)
-    cos, sin = (part[:, :, None] for part in turn)
+    key, value = _linear(attention.k_proj, normed).view(heads), _linear(attention.v_proj, normed).view(heads)
+    cos, sin = turn
     if rows is not None:
         at = rows[..., None]
         hidden, normed = (part.gather(1, at.expand(-1, -1, width)) for part in (hidden, normed))
         heads = (batch, rows.shape[1], -1, attention.head_dim)
         if mask is not None:
             mask = mask.expand(batch, -1, -1, -1)[:, 0].gather(1, at.expand(-1, -1, mask.shape[-1]))[:, None]
-    query = attention.q_proj(normed).view(heads)
+    query = _linear(attention.q_proj, normed).view(heads)
     if hasattr(attention, "q_norm"):  # Qwen3-VL
-        query, key = attention.q_norm(query), attention.k_norm(key)
+        query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
     key = _rotate(key, cos, sin)
     if rows is not None:
         cos, sin = (
             part[:, :, 0].gather(1, at.expand(-1, -1, part.shape[-1]))[:, :, None] for part in (cos, sin)
         )
     query = _rotate(query, cos, sin)
-    keys = torch.cat([old[0].expand(batch, -1, -1, -1), key.transpose(1, 2)], dim=2)
-    values = torch.cat([old[1].expand(batch, -1, -1, -1), value.transpose(1, 2)], dim=2)
+    past_key, past_value = old
+    if past_key.shape[0] != batch:
+        past_key, past_value = (part.expand(batch, -1, -1, -1) for part in old)
+    keys = torch.cat([past_key, key.transpose(1, 2)], dim=2)
+    values = torch.cat([past_value, value.transpose(1, 2)], dim=2)
     seen = attend(query.transpose(1, 2), keys, values, mask, attention.scaling)
-    hidden = hidden + attention.o_proj(seen.transpose(1, 2).reshape(batch, heads[1], -1))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), (keys, values)
+    hidden = hidden + _linear(attention.o_proj, seen.transpose(1, 2).reshape(batch, heads[1], -1))
+    mlp, normed = layer.mlp, _norm(layer.post_attention_layernorm, hidden)
+    wide = mlp.act_fn(_linear(mlp.gate_proj, normed)).mul_(_linear(mlp.up_proj, normed))
+    return hidden + _linear(mlp.down_proj, wide), (keys, values)
+
+
+def _linear(module: Any, x: Tensor) -> Tensor:
+    """A plain linear layer without the module's call, which costs more than a small product; others (an
+    adapter beside the weights, 4-bit weights) run as they are."""
+    if type(module) is nn.Linear:
+        return functional.linear(x, module.weight, module.bias)
+    return module(x)  # type: ignore[no-any-return]
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    """RMS norm in one operation where that rounds as the stock one does, in float32."""
+    if x.dtype == torch.float32 and module.weight.dtype == torch.float32:
+        return functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+    return module(x)  # type: ignore[no-any-return]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -113,6 +134,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(b, n, heads, width) turned by (b, n, 1, width / 2)."""
+    """(b, n, heads, width) turned by (b, n, 1, width)."""
     first, second = heads.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return torch.addcmul(heads * cos, turned, sin)
