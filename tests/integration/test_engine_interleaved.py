@@ -10,14 +10,13 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from tiny_graft import nano_graft, nano_processor, tone
-
 from surgvivqa_audio.answering.bundle import load_engine
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.bench.agreement import run_agreement, spoken_cases
 from surgvivqa_audio.bench.interleaved import ask_interleaved
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone
 
 pytestmark = pytest.mark.integration
 CLIPS, SOUNDS, QUESTIONS = 6, 6, 120

@@ -14,10 +14,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from test_vqa_data import make_folder
-from tiny_graft import nano_graft, nano_processor
 
 from surgvivqa_audio.files import read_jsonl
 from surgvivqa_audio.taxonomy import Taxonomy
+from tiny_graft import nano_graft, nano_processor
 
 pytestmark = pytest.mark.integration
 STEPS = 50

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.answering.decision import Decision, Verdict, choose, refusal_log_odds
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -17,6 +16,7 @@ from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone
 
 
 @cache

@@ -17,7 +17,6 @@ import av
 import numpy as np
 import PIL.Image
 import pytest
-from tiny_graft import tone
 
 from surgvivqa_audio.answering.base import Answer, Option
 from surgvivqa_audio.apps import capability, cases, flipbook, serve, uploads, viewing
@@ -33,6 +32,7 @@ from surgvivqa_audio.processing.video import Geometry
 from surgvivqa_audio.sample import Image
 from surgvivqa_audio.speech.audio import wav_bytes
 from surgvivqa_audio.taxonomy import Taxonomy
+from tiny_graft import tone
 
 Frames = Callable[..., list[Image]]
 TIMES = {"open_clip": 5.0, "audio": 1.0, "answer": 9.0, "total": 10.0}

@@ -12,7 +12,6 @@ import numpy as np
 import PIL.Image
 import pytest
 from streamlit.testing.v1 import AppTest
-from tiny_graft import nano_graft, nano_processor, tone
 
 import surgvivqa_audio
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -21,6 +20,7 @@ from surgvivqa_audio.apps.cases import SimCases
 from surgvivqa_audio.apps.visit import verdict
 from surgvivqa_audio.speech.audio import wav_bytes
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone
 
 PAGE = Path(surgvivqa_audio.__file__).parent / "apps" / "demo_page.py"
 

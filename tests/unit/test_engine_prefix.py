@@ -11,7 +11,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from tiny_graft import PATCH, nano_graft, nano_processor, nano_tokenizer, tone
 
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.frames import decode_frames
@@ -22,6 +21,7 @@ from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.video import Geometry
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import PATCH, nano_graft, nano_processor, nano_tokenizer, tone
 
 
 @cache

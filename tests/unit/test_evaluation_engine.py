@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_evaluation_loop import PaintedStore, make_samples
-from tiny_graft import nano_graft, nano_processor
 
 from surgvivqa_audio.answering.base import Clip, Query, Wave
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -18,6 +17,7 @@ from surgvivqa_audio.evaluation.outcomes import outcomes
 from surgvivqa_audio.evaluation.runs import load_run
 from surgvivqa_audio.sample import Sample
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor
 
 TAXONOMY = load_taxonomy()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_tokenizer
 from transformers import (
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -19,6 +18,7 @@ from surgvivqa_audio.answering.base import Clip, Query
 from surgvivqa_audio.answering.builder import SystemBuilder
 from surgvivqa_audio.answering.omni import OmniSystem, load_omni
 from surgvivqa_audio.errors import ConfigError, ModelError
+from tiny_graft import nano_tokenizer
 
 MARKS = ["<|vision_bos|>", "<|VIDEO|>", "<|vision_eos|>", "<|IMAGE|>"]
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.answering.base import Clip, Query
 from surgvivqa_audio.answering.baseline import BaselineSystem
@@ -18,6 +17,7 @@ from surgvivqa_audio.answering.faster import FasterWhisper
 from surgvivqa_audio.errors import ConfigError, MissingExtra
 from surgvivqa_audio.processing.baseline import baseline_example
 from surgvivqa_audio.taxonomy import load_taxonomy
+from tiny_graft import nano_graft, nano_processor, tone
 
 PROCESSOR = nano_processor()
 FRAMES = [np.full((900, 1200, 3), 40 * number, np.uint8) for number in range(2)]

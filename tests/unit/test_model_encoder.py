@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_graft import IDS, tiny_graft, tone, whisper_config
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from surgvivqa_audio.errors import BadAudio, ModelError, PlaceholderMismatch
 from surgvivqa_audio.model.encoder import audio_token_count, encode_audio, encoder_length, stack_frames
 from surgvivqa_audio.model.fusion import placeholder_runs, splice_audio
 from surgvivqa_audio.processing.features import log_mel, make_feature_extractor
+from tiny_graft import IDS, tiny_graft, tone, whisper_config
 
 
 def _encoder(positions: int = 60) -> WhisperEncoder:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_graft import FAMILIES, IDS, pad_rows, tiny_graft, vision_rows
 from transformers import DynamicCache, StaticCache
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.patches import fast_vision
+from tiny_graft import FAMILIES, IDS, pad_rows, tiny_graft, vision_rows
 
 TOLERANCE = 1e-5
 GRIDS = [(4, 4, 6), (2, 6, 4)]

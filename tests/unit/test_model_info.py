@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_graft import IDS, nano_tokenizer, tiny_config, tiny_graft, vlm_config, whisper_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast, WhisperForConditionalGeneration
@@ -26,6 +25,7 @@ from surgvivqa_audio.model.memory import inference_gib, qlora_gib, vision_bytes
 from surgvivqa_audio.model.sizes import named_config
 from surgvivqa_audio.processing.assemble import add_audio_tokens
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
+from tiny_graft import IDS, nano_tokenizer, tiny_config, tiny_graft, vlm_config, whisper_config
 
 RUN = CliRunner()
 

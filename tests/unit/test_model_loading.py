@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_graft import nano_graft, nano_processor, tone
 from transformers import AutoConfig, AutoModel, AutoProcessor, WhisperForConditionalGeneration
 
 from surgvivqa_audio.errors import ModelError
@@ -27,6 +26,7 @@ from surgvivqa_audio.model.loading import (
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.registry import register
+from tiny_graft import nano_graft, nano_processor, tone
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tiny_graft, tone
 
 from surgvivqa_audio.model.loading import add_adapter, freeze_all_but_projector, load_adapter
 from surgvivqa_audio.model.packing import packed_mask, packed_positions
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
+from tiny_graft import nano_graft, nano_processor, tiny_graft, tone
 
 
 def test_mask_of_a_small_example() -> None:

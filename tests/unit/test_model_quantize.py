@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_graft import IDS, pad_rows, tiny_graft, vision_rows
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.model.loading import ADAPTER, add_adapter, load_adapter, load_graft
 from surgvivqa_audio.model.quantize import check_4bit, dequantise, load_4bit, quantised
+from tiny_graft import IDS, pad_rows, tiny_graft, vision_rows
 
 
 @pytest.fixture(scope="module")

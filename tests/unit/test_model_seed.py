@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_graft import nano_tokenizer, tone
 from torch import Tensor
 from transformers import (
     Qwen2VLConfig,
@@ -31,6 +30,7 @@ from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.seed import ImageInputs
+from tiny_graft import nano_tokenizer, tone
 
 AUDIO_ID = 1030  # beyond the tokenizer, as in the published checkpoint
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import FAMILIES, nano_graft, nano_processor, tone
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
@@ -16,6 +15,7 @@ from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.processing.prompts import special_tokens
 from surgvivqa_audio.processing.video import Geometry, video_inputs
+from tiny_graft import FAMILIES, nano_graft, nano_processor, tone
 
 
 def test_the_whole_prompt_reads_as_designed(make_frames: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_graft import FAMILIES, nano_graft, nano_processor, tone
 
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Mel
 from surgvivqa_audio.processing.transcribe import transcribe_graft, transcription
+from tiny_graft import FAMILIES, nano_graft, nano_processor, tone
 
 SECONDS = (0.31, 1.0, 0.55)
 

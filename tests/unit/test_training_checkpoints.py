@@ -12,7 +12,6 @@ from pathlib import Path
 import bitsandbytes
 import pytest
 import torch
-from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
 
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.training.checkpoint_files import (
@@ -26,6 +25,7 @@ from surgvivqa_audio.training.checkpoint_files import (
     write_checkpoint,
 )
 from surgvivqa_audio.training.sampling import EpochSampler
+from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
 
 
 def _write(root: Path, step: int) -> Path:

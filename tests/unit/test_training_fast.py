@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.model.graft import AudioGraft
@@ -26,6 +25,7 @@ from surgvivqa_audio.training.feature_cache import (
     tower_names,
 )
 from surgvivqa_audio.training.sampling import EpochSampler
+from tiny_graft import nano_graft, nano_processor, tone
 
 ANSWERS = ("No, WL light is on instead.", "Yes, the scope is moving across the frames.", "No.")
 

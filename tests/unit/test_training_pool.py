@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_graft import nano_processor
 
 from surgvivqa_audio.colonsim import RenderedClip
 from surgvivqa_audio.errors import ConfigError
@@ -17,6 +16,7 @@ from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool,
 from surgvivqa_audio.training.rows import Typed, decisive_tokens
 from surgvivqa_audio.training.utterances import OUT_OF_SCOPE
 from surgvivqa_audio.training.vision_heads import mirror, reverse
+from tiny_graft import nano_processor
 
 
 def _clip(answers: dict[str, str], unanswerable: tuple[str, ...] = ()) -> PoolClip:

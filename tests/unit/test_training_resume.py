@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_graft import nano_processor, whisper_config
 from torch import nn
 
 from surgvivqa_audio.errors import ModelError
@@ -27,6 +26,7 @@ from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced, answer_loss
 from surgvivqa_audio.training.tower import VIEWS, TowerConfig, clip_features, see, train_tower, view_of
 from surgvivqa_audio.training.utterances import Heard
+from tiny_graft import nano_processor, whisper_config
 
 SIZE = NanoSize(
     hidden=48, layers=1, heads=3, kv_heads=1, ffn=64, vision_width=32, vision_layers=1, vision_heads=2

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_graft import nano_graft, nano_processor, tone
 
 from surgvivqa_audio.errors import BadAnnotation, ConfigError, MissingAudio, MissingFrame
 from surgvivqa_audio.processing.collate import collate
@@ -19,6 +18,7 @@ from surgvivqa_audio.speech.audio import write_wav
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.vqa_data import Collator, Media, VqaRows, recipe_samples
 from surgvivqa_audio.training.vqa_recipe import DataKeys
+from tiny_graft import nano_graft, nano_processor, tone
 
 VIDEO = "sim-001"
 ROWS = [(10, "mucosa_visibility"), (10, "occlusion_check"), (90, "mucosa_visibility")]  # first frame, type

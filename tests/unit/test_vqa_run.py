@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from test_vqa_data import make_folder
-from tiny_graft import nano_graft, nano_processor, tone
 from transformers import EarlyStoppingCallback
 
 from surgvivqa_audio.answering.engine import AnswerEngine
@@ -33,6 +32,7 @@ from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_model import bare, finish, load_trained, prepare, save_parts
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 from surgvivqa_audio.training.vqa_trainer import VqaTrainer, WholeUpdates
+from tiny_graft import nano_graft, nano_processor, tone
 
 
 def state(step: int, **more: Any) -> SimpleNamespace:
