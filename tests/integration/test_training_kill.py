@@ -31,6 +31,9 @@ from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.training import checkpoint_files
 from surgvivqa_audio.training.checkpoint_files import check_checkpoint, list_checkpoints
 from surgvivqa_audio.training.checkpoints import DurableTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, the helpers are not on the path
+
 from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
 
 pytestmark = pytest.mark.integration
