@@ -65,9 +65,9 @@ reproduce: $(READY) ## RECIPE=seed DATA=folder: fetch, verify, speech, split, tr
 # The evaluation of the shipped nano on procedures, voices and wordings that no training saw: 40 procedures and
 # more than 4,000 questions; temperature and refusals are set on 20 others. Resumes after a kill; delete
 # runs/nano-report to start again. ROWS: questions for each control and for each system but the first. About
-# 15,000 questions with 400, at about 16 a second and process; estimated at half an hour on two quiet cores.
+# 14,000 questions with 300: eight minutes on two hardware threads, after ten for the recordings.
 REPORT := runs/nano-report
-ROWS ?= 400
+ROWS ?= 300
 .PHONY: nano-report
 nano-report: $(READY)
 	$(BIN)/surgvivqa sim make $(REPORT)/test --procedures 40 --clips 20 --seed 9100000 --size 224
@@ -82,6 +82,8 @@ nano-report: $(READY)
 	  --cases 8 --title "The nano model on ColonSim"
 	mkdir -p docs/nano-report
 	cp $(REPORT)/out/report.md $(REPORT)/out/report.html $(REPORT)/out/report.json $(REPORT)/out/*.svg docs/nano-report/
+	cp $(REPORT)/out/report.json $(ASSETS)/report.json  # what the page says the model can do
+	$(BIN)/surgvivqa data stats $(REPORT)/test && cp $(REPORT)/test/data_stats.json $(ASSETS)/data_stats.json
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
