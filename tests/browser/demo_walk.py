@@ -45,6 +45,7 @@ LEAD_S, REST_S = 2.0, 25.0  # silence in the microphone file: nothing is cut, an
 SIZE = {"width": 1280, "height": 900}
 EMPTY = "Ask a question and the answer appears here."
 State = Callable[[Any, str], None]
+_ONE_UPLOADER = "() => document.querySelectorAll('[data-testid=stPopoverBody] input[type=file]').length === 1"
 
 
 def missing() -> list[str]:
@@ -283,6 +284,8 @@ def own_clips(page: Any, folder: Path, clip: ClipView, state: State) -> None:
     def send(files: list[Path]) -> None:
         if not inside.count():
             page.get_by_role("button", name="Own clip").click()
+        # After a refused file a fresh uploader takes the old one's place; for a moment both are there.
+        page.wait_for_function(_ONE_UPLOADER)
         inside.locator('input[type="file"]').set_input_files(files)
         inside.get_by_role("button", name="Open this clip", disabled=False).click()
 
