@@ -319,6 +319,8 @@ def _video(clip: ClipView) -> bytes:
 
 def export(page: Any) -> dict[str, Any]:
     """The visit as the JSON export holds it."""
+    # A page that is still being drawn replaces the file that its button points to.
+    page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
     with page.expect_download() as waiting:
         page.get_by_test_id("stSidebar").get_by_role("button", name="JSON").click()
     found: dict[str, Any] = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
