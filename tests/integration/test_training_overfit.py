@@ -74,7 +74,8 @@ def test_ten_rows_are_learnt_by_heart(data: Path, tmp_path: Path) -> None:
     fast = {"trainer.learning_rate": 0.003, "trainer.max_steps": 30, "trainer.gradient_accumulation_steps": 2}
     summary = train("overfit-10", data, tmp_path / "run", **fast, **{"trainer.eval_steps": 25})
     losses = [row["loss"] for _, row in read_jsonl(tmp_path / "run" / "log.jsonl") if "loss" in row]
-    assert losses[0] > 0.1
+    # The shipped model knows such scenes: what counts is that the rest of the loss goes too.
+    assert losses[0] > 2 * losses[-1]
     assert losses[-1] < 0.02
     assert summary["rows"] == {"train": 10, "eval": 10}
     assert summary["steps"] == 30
