@@ -16,8 +16,8 @@ from surgvivqa_audio.errors import BadAnnotation
 _CHUNK = 1 << 20
 
 
-def fsync_directory(path: Path) -> None:
-    """Make a rename inside ``path`` durable."""
+def fsync_path(path: Path) -> None:
+    """Make a file's content, or a rename inside a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -44,7 +44,7 @@ def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(staged).unlink(missing_ok=True)
         raise
-    fsync_directory(path.parent)
+    fsync_path(path.parent)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from boundary import Boundary
 from surgvivqa_audio.data.fetch import Fetcher
 from surgvivqa_audio.data.framecache import FrameCache
 from surgvivqa_audio.data.images import load_image
@@ -114,31 +115,6 @@ def serving() -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-class Boundary:
-    """Kills this process at the n-th write boundary; only ever used inside a child."""
-
-    def __init__(self, last: int) -> None:
-        self.left = last
-
-    def step(self) -> None:
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            self.step()
-            result = call(*arguments, **options)
-            self.step()
-            return result
-
-        return wrapped
-
-    def install(self) -> None:
-        os.replace = self.around(os.replace)  # type: ignore[assignment]
-        os.fsync = self.around(os.fsync)  # type: ignore[assignment]
 
 
 def run_child(work: Callable[[Callable[[], None]], None], boundary: int | None, delay: float | None) -> bool:

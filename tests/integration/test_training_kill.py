@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from surgvivqa_audio.training.checkpoints import DurableTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, the helpers are not on the path
 
+from boundary import Boundary
 from tiny_run import largest_difference, outcome, set_one_thread, tiny_trainer
 
 pytestmark = pytest.mark.integration
@@ -42,25 +42,8 @@ TOLERANCE = 1e-6
 _RESULT = "outcome"
 
 
-class Boundary:
-    """Kills this process at the n-th write boundary; only ever used inside a child."""
-
-    def __init__(self, last: int) -> None:
-        self.left = last
-
-    def step(self) -> None:
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            self.step()
-            result = call(*arguments, **options)
-            self.step()
-            return result
-
-        return wrapped
+class CheckpointBoundary(Boundary):
+    """Kills at every write of a checkpoint, with half a tensor file written too."""
 
     def tensors(self, table: Any, path: Path, **options: Any) -> None:
         """A tensor file: nothing, half of it, all of it."""
@@ -72,8 +55,7 @@ class Boundary:
         self.step()
 
     def install(self) -> None:
-        os.fsync = self.around(os.fsync)  # type: ignore[assignment]
-        os.replace = self.around(os.replace)  # type: ignore[assignment]
+        super().install()
         os.mkdir = self.around(os.mkdir)  # type: ignore[assignment]
         os.rmdir = self.around(os.rmdir)  # type: ignore[assignment]
         checkpoint_files.save_file = self.tensors
@@ -103,7 +85,7 @@ def _child(
     if pid == 0:
         try:
             if boundary is not None:
-                Boundary(boundary).install()
+                CheckpointBoundary(boundary).install()
             trainer = _template(folder.parent / "template")
             trainer.args.output_dir = str(folder)
             trainer.add_callback(Count(counter))

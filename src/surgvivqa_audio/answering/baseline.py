@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.answering.decoding import generate
 from surgvivqa_audio.answering.engine import AnswerEngine
-from surgvivqa_audio.answering.prefix import Prefix
-from surgvivqa_audio.answering.questions import Asked
+from surgvivqa_audio.answering.whole import whole_prompt
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.baseline import BASELINE_TOKENS, baseline_example
-from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Example
 
 
@@ -59,29 +54,7 @@ class BaselineSystem:
     def write(self, example: Example) -> str:
         """Greedy text behind a prompt."""
         engine = self.engine
-        last = len(example.ids) - 1
-        head = replace(
-            example,
-            ids=example.ids[:last],
-            labels=example.labels[:last],
-            segments=example.segments[:last],
-            types=example.types[:last],
-        )
         with engine.lock:
-            asked = Asked(self._prefix(head), example.ids[last:], None)
+            asked = whole_prompt(engine.model, example, engine.processor.special.pad)
             ids = generate(engine.model, engine.processor, asked, self.tokens)
         return str(engine.processor.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    def _prefix(self, head: Example) -> Prefix:
-        model, device = self.engine.model, self.engine.device
-        batch: dict[str, Any] = {
-            name: tensor.to(device)
-            for name, tensor in collate([head], self.engine.processor.special.pad, labels=False).items()
-        }
-        del batch["attention_mask"]  # all ones
-        grids = {name: batch[name] for name in ("image_grid_thw", "video_grid_thw") if name in batch}
-        positions, after = model.positions(batch["input_ids"], batch["mm_token_type_ids"], **grids)
-        config = model.vlm.config.get_text_config()
-        cache = DynamicCache(config=config)
-        model.hidden_states(**batch, position_ids=positions, past_key_values=cache, use_cache=True)
-        return Prefix(config, tuple((layer.keys, layer.values) for layer in cache.layers), int(after[0]))

@@ -27,8 +27,20 @@ from surgvivqa_audio.processing.prompts import QuestionMode
 from surgvivqa_audio.speech.audio import is_silent
 
 
-def whole_prefix(model: AudioGraft, example: Example, pad: int) -> Prefix:
-    """Keys and values of a whole prompt, sound included."""
+def whole_prompt(model: AudioGraft, example: Example, pad: int) -> Asked:
+    """A prompt whose every token but the last has been read, sound and pictures included."""
+    last = len(example.ids) - 1
+    head = replace(
+        example,
+        ids=example.ids[:last],
+        labels=example.labels[:last],
+        segments=example.segments[:last],
+        types=example.types[:last],
+    )
+    return Asked(_prefix(model, head, pad), example.ids[last:], None)
+
+
+def _prefix(model: AudioGraft, example: Example, pad: int) -> Prefix:
     device = device_of(model)
     batch: dict[str, Any] = {
         name: tensor.to(device) for name, tensor in collate([example], pad, labels=False).items()
@@ -82,18 +94,10 @@ class WholePromptSystem:
     @torch.no_grad()
     def score(self, example: Example) -> Tensor:
         """Log-probability of every sentence of ``engine.sentences``, (n,), behind a prompt without answer."""
-        engine, last = self.engine, len(example.ids) - 1
-        head = replace(
-            example,
-            ids=example.ids[:last],
-            labels=example.labels[:last],
-            segments=example.segments[:last],
-            types=example.types[:last],
-        )
+        engine = self.engine
         with engine.lock:
-            prefix = whole_prefix(engine.model, head, engine.processor.special.pad)
-            asked = [Asked(prefix, example.ids[last:], None)]
-            return score_rows(engine.model, engine.processor, engine.trie, asked)[0].cpu()
+            asked = whole_prompt(engine.model, example, engine.processor.special.pad)
+            return score_rows(engine.model, engine.processor, engine.trie, [asked])[0].cpu()
 
 
 def _timings(frames: float, audio: float, answer: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.bench.latency import Progress
 from surgvivqa_audio.bench.measure import clock, machine, percentiles
-from surgvivqa_audio.colonsim import Procedure, render
+from surgvivqa_audio.colonsim import CLIP_FPS, Procedure, render
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.sample import Image
@@ -20,7 +20,6 @@ from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.speech.speakable import speakable
 
 FIRST_PROCEDURE = 91_000_000  # no recipe draws procedures from here
-_FPS = 6.25
 
 
 def spoken_cases(engine: AnswerEngine, questions: int) -> Iterator[tuple[list[Image], Spoken]]:
@@ -67,7 +66,7 @@ def run_agreement(
     known, outside = {sentence for sentence, _ in engine.sentences}, 0
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for done, (frames, question) in enumerate(spoken_cases(engine, questions), start=1):
-        clip = engine.open(frames, _FPS)
+        clip = engine.open(frames, CLIP_FPS)
         best = _best(engine, frames, question, times["fp32"])
         written = engine.generate(clip, question)
         same["greedy"] += written == engine.sentences[best][0]
@@ -97,7 +96,7 @@ def run_agreement(
 
 
 def _best(engine: AnswerEngine, frames: list[Image], question: Spoken, times: list[float]) -> int:
-    clip = engine.open(frames, _FPS)
+    clip = engine.open(frames, CLIP_FPS)
     start = clock()
     scores = engine.score(clip, question)
     times.append(clock() - start)

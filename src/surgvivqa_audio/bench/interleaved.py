@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.bench.workload import FPS
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.sample import Image
 
 TOLERANCE = 1e-5  # of a sentence's log-probability, fp32
-_FPS = 6.25
 
 
 def ask_interleaved(
@@ -34,15 +34,15 @@ def ask_interleaved(
     parts = engine.model, engine.processor, engine.taxonomy
     cold = AnswerEngine(*parts, name="cold", cache_bytes=0)
     expected: dict[tuple[int, int], torch.Tensor] = {}
-    size = max(cold.open(frames, _FPS).prefix.nbytes for frames in clips)
+    size = max(cold.open(frames, FPS).prefix.nbytes for frames in clips)
     warm = AnswerEngine(*parts, name="warm", cache_bytes=4 * size)
     draws = np.random.default_rng(0)
     faults: list[str] = []
     for number in range(questions):
         clip, sound = int(draws.integers(len(clips))), int(draws.integers(len(sounds)))
         if (clip, sound) not in expected:
-            expected[clip, sound] = cold.score(cold.open(clips[clip], _FPS), sounds[sound])
-        scores = warm.score(warm.open(clips[clip], _FPS), sounds[sound])
+            expected[clip, sound] = cold.score(cold.open(clips[clip], FPS), sounds[sound])
+        scores = warm.score(warm.open(clips[clip], FPS), sounds[sound])
         gap = float((scores - expected[clip, sound]).abs().max())
         if int(scores.argmax()) != int(expected[clip, sound].argmax()) or gap > TOLERANCE:
             faults.append(f"question {number}, clip {clip}, sound {sound}: off by {gap:.2e}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 STRIDE = 4  # video frames between two frames of a clip
 FPS = 25.0
+CLIP_FPS = FPS / STRIDE  # of a clip's frames
 LUMEN, OUTSIDE, CLOSE_UP, RETROFLEXION, FLOODED = "lumen", "outside", "close-up", "retroflexion", "flooded"
 DRIFTS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "left": (-1.0, 0.0), "right": (1.0, 0.0)}
 LESION_TYPES = (

@@ -22,7 +22,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from surgvivqa_audio.errors import FetchError
-from surgvivqa_audio.files import fsync_directory, write_json
+from surgvivqa_audio.files import fsync_path, write_json
 
 _CHUNK = 1 << 16
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -257,7 +257,7 @@ class Transfer:
             raise
         os.replace(part, path)
         note.unlink()
-        fsync_directory(path.parent)
+        fsync_path(path.parent)
 
 
 def _same_origin(note: Path, origin: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, WhisperConfig
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.files import fsync_directory, write_text
+from surgvivqa_audio.files import fsync_path, write_text
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.families import get_family
 from surgvivqa_audio.model.graft import AudioGraft
@@ -153,4 +153,4 @@ class Staged:
         if self.out.exists():
             self.out.rmdir()
         self.folder.rename(self.out)
-        fsync_directory(self.out.parent)
+        fsync_path(self.out.parent)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from surgvivqa_audio.errors import SpeechError, SurgVivqaError
-from surgvivqa_audio.files import fsync_directory, sha256_bytes, write_bytes
+from surgvivqa_audio.files import fsync_path, sha256_bytes, write_bytes
 from surgvivqa_audio.speech.audio import SAMPLE_RATE, Wave, decode_audio, read_audio, wav_bytes
 from surgvivqa_audio.speech.engine import SpeechEngine, Voice
 from surgvivqa_audio.speech.noise import degrade
@@ -117,7 +117,7 @@ class SpeechCache:
             finally:
                 os.close(handle)
             if new:
-                fsync_directory(self.folder)
+                fsync_path(self.folder)
             self._refresh()
 
     def hash_of(self, text: str, voice: Voice, noise: str = "") -> str:

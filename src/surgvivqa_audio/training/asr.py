@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.files import fsync_directory, read_jsonl, write_bytes, write_json, write_jsonl
+from surgvivqa_audio.files import fsync_path, read_jsonl, write_bytes, write_json, write_jsonl
 from surgvivqa_audio.model.asr import decode_audio_tokens
 from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.processing.features import batch_mels, make_feature_extractor
@@ -191,7 +191,7 @@ def save_whisper(
     if folder.exists():
         folder.rename(old)
     staged.rename(folder)
-    fsync_directory(folder.parent)
+    fsync_path(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -103,6 +103,15 @@ def training_voice_names(config: PoolConfig) -> list[str]:
     return sorted(mixed | {voice.name for voice in VOICES})
 
 
+def draw_voice(names: Sequence[str], config: PoolConfig, rng: np.random.Generator) -> Voice:
+    """One of the voices at a random rate and pitch."""
+    return Voice(
+        names[int(rng.integers(len(names)))],
+        int(rng.integers(config.rates[0], config.rates[1] + 1)),
+        int(rng.integers(config.pitches[0], config.pitches[1] + 1)),
+    )
+
+
 def question_vocabulary(taxonomy: Taxonomy, bank: dict[str, PhrasingSplit]) -> list[str]:
     """Words of the questions that are trained on, sorted."""
     wordings = [text for split in bank.values() for text in split.train] + list(taxonomy.out_of_scope.train)
@@ -140,11 +149,7 @@ def plan_pool(
     return [
         Utterance(
             texts[index],
-            Voice(
-                names[int(rng.integers(len(names)))],
-                int(rng.integers(config.rates[0], config.rates[1] + 1)),
-                int(rng.integers(config.pitches[0], config.pitches[1] + 1)),
-            ),
+            draw_voice(names, config, rng),
         )
         for index in rng.permutation(len(texts))
     ]

@@ -17,8 +17,8 @@ from transformers.trainer_callback import ExportableState
 from surgvivqa_audio.files import read_jsonl, write_jsonl
 from surgvivqa_audio.model.memory import GIB
 from surgvivqa_audio.processing.assemble import Staged
+from surgvivqa_audio.training.loop import Progress
 
-Progress = Callable[[dict[str, Any]], None]
 METRIC = "eval_loss"
 
 

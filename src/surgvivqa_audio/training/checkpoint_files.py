@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.files import fsync_directory, sha256_file
+from surgvivqa_audio.files import fsync_path, sha256_file
 
 PREFIX = "checkpoint-"
 MANIFEST = "manifest.json"
@@ -111,7 +111,7 @@ def write_checkpoint(
         for stem, table in tensors.items():
             path = staged / f"{stem}.safetensors"
             save_file(dict(table), path, metadata={"format": "pt"})
-            _sync(path)
+            fsync_path(path)
         for stem, document in documents.items():
             _write(staged / f"{stem}.json", document)
         listed = {
@@ -120,11 +120,11 @@ def write_checkpoint(
         }
         manifest = {"format": FORMAT, "step": step, "files": listed, "identity": dict(identity)}
         _write(staged / MANIFEST, manifest)
-        fsync_directory(staged)
+        fsync_path(staged)
         if final.exists():
             remove_checkpoint(final)
         os.replace(staged, final)
-        fsync_directory(root)
+        fsync_path(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise ModelError(
@@ -139,14 +139,6 @@ def _write(path: Path, value: Any) -> None:
         stream.write(json.dumps(value, sort_keys=True) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:

@@ -215,13 +215,14 @@ class CachingCollate:
             found = [self.cache.get(name) for name in names]
             if all(one is not None for one in found):
                 del batch["input_features"], batch["audio_lengths"]
-                batch |= _joined(found, [encoder_length(size) for size in lengths])  # type: ignore[arg-type]
+                batch |= joined(found, [encoder_length(size) for size in lengths])  # type: ignore[arg-type]
             else:
                 batch["utterance_names"] = names
         return batch
 
 
-def _joined(encoded: Sequence[Tensor], frames: Sequence[int]) -> dict[str, Tensor]:
+def joined(encoded: Sequence[Tensor], frames: Sequence[int]) -> dict[str, Tensor]:
+    """Encoder states (s, d) of recordings as the graft takes them: padded, with their lengths."""
     hidden = nn.utils.rnn.pad_sequence(list(encoded), batch_first=True)
     return {"audio_hidden": hidden, "audio_frames": torch.tensor(frames, device=hidden.device)}
 
@@ -251,7 +252,7 @@ class Towers:
             encoded = [row[:size] for row, size in zip(hidden, frames, strict=True)]
             for name, features in zip(utterances, encoded, strict=True):
                 self.cache.put(name, features)
-            batch |= _joined(encoded, frames)
+            batch |= joined(encoded, frames)
         return batch
 
 

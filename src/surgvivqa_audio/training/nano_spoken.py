@@ -33,8 +33,7 @@ from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.nano_tokenizer import common_words
-from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced, answer_loss
-from surgvivqa_audio.training.tower import clip_features
+from surgvivqa_audio.training.rows import RowConfig, Rows, Typed, Voiced, answer_loss, with_features
 from surgvivqa_audio.training.utterances import Heard, UtteranceConfig, hear, plan_chatter
 
 
@@ -69,18 +68,6 @@ class NanoSpokenRecipe(BaseModel):
     lora: LoraSize = LoraSize()
     train: LoopConfig = LoopConfig(steps=800)
     rows: RowConfig = RowConfig(nothing_said=0.03, typed=0.1)
-
-
-def read_seen(
-    vlm: Any, processor: AudioGraftProcessor, folders: tuple[str, ...], features: Path
-) -> list[Seen]:
-    """Every pool with its cached features."""
-    seen = []
-    for folder in folders:
-        clips = read_pool(Path(folder))
-        cache = features / f"{Path(folder).name}.safetensors"
-        seen.append(Seen(clips, clip_features(vlm, processor, clips, cache)))
-    return seen
 
 
 def read_heard(
@@ -127,7 +114,8 @@ def run_nano_spoken(
     torch.manual_seed(recipe.seed)
     taxonomy = load_taxonomy(recipe.taxonomy)
     model, processor = _start(recipe)
-    seen = read_seen(model.vlm, processor, recipe.clips, Path(recipe.features))
+    pools = ((Path(folder).name, read_pool(Path(folder))) for folder in recipe.clips)
+    seen = with_features(model.vlm, processor, pools, Path(recipe.features))
     heard = read_heard(recipe, model.audio_encoder, processor, taxonomy)
     voiced = Voiced(heard, model.config.audio_config.num_mel_bins)
     rows = Rows(seen, Typed(taxonomy, common_words()), voiced, processor, taxonomy, recipe.rows)

@@ -6,8 +6,9 @@ and its step alone. Types are drawn evenly, rare answers more often, and some qu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from surgvivqa_audio.colonsim import CLIP_FPS
 from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.video import VideoInputs
@@ -25,7 +26,8 @@ from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.asr_data import PoolConfig, question_vocabulary, random_sentence
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
-from surgvivqa_audio.training.tower import CLIP_FPS, VIEWS, view_of
+from surgvivqa_audio.training.feature_cache import joined
+from surgvivqa_audio.training.tower import VIEWS, clip_features, view_of
 from surgvivqa_audio.training.utterances import NOTHING, OUT_OF_SCOPE, Heard
 
 
@@ -214,6 +216,19 @@ class Rows:
         return chosen
 
 
+def with_features(
+    vlm: Any,
+    processor: AudioGraftProcessor,
+    pools: Iterable[tuple[str, Sequence[PoolClip]]],
+    folder: Path,
+) -> list[Seen]:
+    """Every named pool with its tower features, which are kept in ``folder``."""
+    return [
+        Seen(clips, clip_features(vlm, processor, clips, folder / f"{name}.safetensors"))
+        for name, clips in pools
+    ]
+
+
 def seen_slices(seen: Seen) -> int:
     """Temporal slices of its clips."""
     return int(seen.features.shape[2])
@@ -239,8 +254,7 @@ def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[s
     keys and values are lent to every question about the clip: many short sequences instead of one long packed
     row, whose attention would cost the square of its length.
     """
-    vision = BaseModelOutputWithPooling(pooler_output=tuple(batch.visual.flatten(1, 3)))
-    prefix: dict[str, Any] = {**batch.prefix, "mm_encoder_outputs": {"video": vision}}
+    prefix: dict[str, Any] = {**batch.prefix, "vision_features": batch.visual.flatten(0, 3)}
     length = batch.prefix["input_ids"].shape[1]
     positions, after = model.positions(**batch.prefix)
     read = model.hidden_states(
@@ -249,11 +263,12 @@ def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[s
     lent = DynamicCache(
         [(layer.keys[batch.owner], layer.values[batch.owner]) for layer in read.past_key_values.layers]
     )
+    heard: dict[str, Any] = joined(batch.states, [len(each) for each in batch.states]) if batch.states else {}
     size = batch.ids.shape[1]
     places = after[batch.owner][:, None] + torch.arange(size)
     outputs = model.hidden_states(
         batch.ids,
-        audio_features=_project(model, batch.states) if batch.states else None,
+        **heard,
         position_ids=places.expand(3, -1, -1),
         attention_mask=_causal(size, length + size),
         past_key_values=lent,
@@ -274,11 +289,3 @@ def _causal(size: int, total: int) -> Any:
     later = torch.ones(size, total, dtype=torch.bool).triu(total - size + 1)
     mask = torch.zeros(size, total).masked_fill(later, torch.finfo(torch.float32).min)
     return {"full_attention": mask[None, None]}
-
-
-def _project(model: AudioGraft, states: Sequence[Tensor]) -> list[Tensor]:
-    """Encoder states of every recording through stacking and the projector, all at once."""
-    stack = model.config.stack
-    padded = [nn.functional.pad(each, (0, 0, 0, -len(each) % stack)) for each in states]
-    stacked = torch.cat([each.reshape(len(each) // stack, -1) for each in padded])
-    return list(model.audio_projector(stacked.float()).split([len(each) // stack for each in padded]))

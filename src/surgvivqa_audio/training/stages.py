@@ -22,8 +22,8 @@ from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
-from surgvivqa_audio.training.rows import Seen
-from surgvivqa_audio.training.tower import TowerConfig, clip_features, train_tower
+from surgvivqa_audio.training.rows import with_features
+from surgvivqa_audio.training.tower import TowerConfig, train_tower
 
 
 class VlmRecipe(BaseModel):
@@ -86,10 +86,7 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
     train_tower(model.vlm, processor, taxonomy, pools[0][1], recipe.tower, out / "tower", resume, progress)
-    seen = [
-        Seen(clips, clip_features(model.vlm, processor, clips, Path(recipe.features) / f"{name}.safetensors"))
-        for name, clips in pools
-    ]
+    seen = with_features(model.vlm, processor, pools, Path(recipe.features))
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
     )

@@ -16,14 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from surgvivqa_audio.files import sha256_bytes, write_bytes
+from surgvivqa_audio.colonsim import CLIP_FPS
+from surgvivqa_audio.files import write_bytes
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
+from surgvivqa_audio.training.feature_cache import tower_digest
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, mirror, reverse
 
-CLIP_FPS = 6.25  # 25 fps at stride 4
 VIEWS = 4  # as it is, mirrored, backwards, both
 
 
@@ -106,7 +107,7 @@ def clip_features(
 
     Kept in ``cache`` under the hash of the tower's weights, so that a changed tower is never read as the old.
     """
-    weights = sha256_bytes(save(dict(vlm.model.visual.state_dict())))
+    weights = tower_digest(vlm.model.visual)
     if cache.exists():
         with safe_open(cache, framework="pt") as handle:
             if handle.metadata() == {"tower": weights, "clips": str(len(clips))}:

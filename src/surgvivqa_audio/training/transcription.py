@@ -25,7 +25,8 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.corpora import Recording, choose, read_corpus
-from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, Progress, RunLog, stop_reason
+from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, RunLog, stop_reason
+from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY
 from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Row

@@ -22,7 +22,6 @@ from surgvivqa_audio.files import dump_json, sha256_bytes, write_bytes, write_js
 from surgvivqa_audio.model.encoder import encode_audio, encoder_length
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
-from surgvivqa_audio.speech.engine import Voice
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.asr_data import (
@@ -32,10 +31,12 @@ from surgvivqa_audio.training.asr_data import (
     Utterance,
     Wave,
     augment,
+    draw_voice,
     noise_bank,
     training_voice_names,
 )
 from surgvivqa_audio.training.chatter import chatter
+from surgvivqa_audio.training.feature_cache import tower_digest
 
 OUT_OF_SCOPE, NOTHING = "out of scope", "nothing said"
 _SHARD, _BATCH = 1000, 25
@@ -74,11 +75,7 @@ def plan_chatter(config: UtteranceConfig, voices: PoolConfig) -> list[Utterance]
     return [
         Utterance(
             texts[index],
-            Voice(
-                names[int(rng.integers(len(names)))],
-                int(rng.integers(voices.rates[0], voices.rates[1] + 1)),
-                int(rng.integers(voices.pitches[0], voices.pitches[1] + 1)),
-            ),
+            draw_voice(names, voices, rng),
         )
         for index in order[: config.chatter]
     ]
@@ -135,7 +132,7 @@ def hear(
         for kind, index in found
     ]
     jobs += [(NOTHING, pool, index, 0) for index in range(config.nothing)]
-    weights = sha256_bytes(save(dict(encoder.state_dict())))
+    weights = tower_digest(encoder)
     said = sha256_bytes(
         "\n".join(u.text + u.voice.id for u in (*pool.utterances, *extra.utterances)).encode()
     )

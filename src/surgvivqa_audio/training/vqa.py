@@ -20,7 +20,7 @@ from surgvivqa_audio.sample import Sample
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.accuracy import Accuracy
 from surgvivqa_audio.training.budget import recomputes
-from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, Progress, RunLog, peak_gib, stop_reason
+from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, RunLog, peak_gib, stop_reason
 from surgvivqa_audio.training.feature_cache import (
     CachingCollate,
     FeatureCache,
@@ -28,6 +28,7 @@ from surgvivqa_audio.training.feature_cache import (
     fill_cache,
     tower_names,
 )
+from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.plots import draw
 from surgvivqa_audio.training.vqa_arguments import identity, training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Media, VqaRows, recipe_samples
