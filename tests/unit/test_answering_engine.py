@@ -6,13 +6,14 @@ import math
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from surgvivqa_audio.answering.decision import Decision, Verdict, choose, refusal_log_odds
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.trie import build_trie, tree_mask
-from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.errors import BadAudio, ConfigError
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.taxonomy import load_taxonomy
@@ -105,8 +106,10 @@ def test_probabilities_and_abstention(make_frames: Any) -> None:
     assert unsure.answer == engine.taxonomy.refusal.sentence
 
     clip = engine.open(make_frames(2, 64), 6.25)
-    silent = clip.ask(tone(0.3), silent=True)
+    silent = clip.ask(np.zeros(16_000, np.float32))
     assert (silent.abstained, silent.reason, silent.options) == (True, "silence", ())
+    with pytest.raises(BadAudio, match="the recording is empty"):
+        clip.ask(np.zeros(0, np.float32))
     with pytest.raises(ConfigError, match="needs audio"):
         clip.ask(text="typed")
 

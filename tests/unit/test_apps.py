@@ -30,7 +30,7 @@ from surgvivqa_audio.colonsim import make_dataset
 from surgvivqa_audio.errors import BadAudio, BadImage, ConfigError, MissingFrame, SurgVivqaError
 from surgvivqa_audio.processing.video import Geometry
 from surgvivqa_audio.sample import Image
-from surgvivqa_audio.speech.audio import wav_bytes
+from surgvivqa_audio.speech.audio import is_silent, wav_bytes
 from surgvivqa_audio.taxonomy import Taxonomy
 from tiny_graft import tone
 
@@ -75,10 +75,10 @@ class _OpenFake:
         self.taxonomy = taxonomy
         self.heard: list[Any] = []
 
-    def ask(self, audio: Any = None, text: Any = None, mode: str = "audio", silent: bool = False) -> Answer:
+    def ask(self, audio: Any = None, text: Any = None, mode: str = "audio") -> Answer:
         assert mode == ("text" if text else "audio")
         self.heard.append(audio)
-        if silent:
+        if audio is not None and is_silent(audio):
             return Answer("none", "none", "", 1.0, True, (), TIMES, "fake", "silence")
         return _answer(self.taxonomy)
 
@@ -237,13 +237,6 @@ def test_what_cannot_be_judged_is_said(visit: Visit, clip: ClipView, taxonomy: T
     assert verdict(own, taxonomy) == "Nobody has told the ground truth of this clip."
     assert [card.number for card in visit.cards] == [1, 2, 3]
     assert visit.current() is own
-
-
-def test_pauses_around_a_question_do_not_reach_the_model(visit: Visit) -> None:
-    pause = np.zeros(32_000, np.float32)
-    visit.ask("microphone", np.concatenate([pause, tone(0.5), pause]))
-    heard = visit._open.heard[-1]  # type: ignore[union-attr]
-    assert 8_000 <= heard.size <= 8_000 + 2 * 2_000
 
 
 def test_questions_without_clip_words_or_sound_are_refused(taxonomy: Taxonomy, visit: Visit) -> None:

@@ -10,6 +10,7 @@ import torch
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.answering.decoding import generate
 from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.answering.whole import whole_prompt
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.baseline import BASELINE_TOKENS, baseline_example
@@ -41,7 +42,8 @@ class BaselineSystem:
         start, processor = perf_counter(), self.engine.processor
         if (query.audio if self.mode == "audio" else query.text) is None:
             raise ConfigError(f"{query.key}: system '{self.name}' needs {self.mode}")
-        mel = processor.mel(query.audio) if self.mode == "audio" and query.audio is not None else None
+        wave = query.audio if self.mode == "audio" else None
+        mel = None if wave is None else processor.mel(listen(wave))
         heard = perf_counter()
         example = baseline_example(processor, query.clip.frames, mel, None if mel is not None else query.text)
         said = self.write(example)

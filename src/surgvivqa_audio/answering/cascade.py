@@ -12,6 +12,7 @@ from transformers import WhisperForConditionalGeneration
 from surgvivqa_audio.answering.base import Answer, Query, Wave
 from surgvivqa_audio.answering.bundle import default_model_dir
 from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.loading import load_whisper
 from surgvivqa_audio.processing.transcribe import transcribe
@@ -53,7 +54,7 @@ class AsrSystem:
                 raise ConfigError(f"{query.key}: the ASR system needs audio")
             opened = self.engine.open(query.clip.frames, query.clip.fps)
             start = perf_counter()
-            text = self.hear(query.audio)
+            text = self.hear(listen(query.audio))
             spent = (perf_counter() - start) * 1e3
             answer = opened.ask(text=text, mode="text")
             times = dict(answer.timings_ms)

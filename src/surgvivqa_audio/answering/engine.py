@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from surgvivqa_audio.answering.base import Answer, Option, Wave
 from surgvivqa_audio.answering.decision import Decision, choose
 from surgvivqa_audio.answering.decoding import Jump, first_branch, generate, jump_forward
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.answering.opening import Shrinker, prefill
 from surgvivqa_audio.answering.prefix import (
     DEFAULT_BYTES,
@@ -37,6 +38,7 @@ from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.prompts import QuestionMode
 from surgvivqa_audio.sample import Image
+from surgvivqa_audio.speech.audio import is_silent
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Method = Literal["tree", "jump"]
@@ -241,25 +243,24 @@ class OpenClip:
         audio: Wave | None = None,
         text: str | None = None,
         mode: QuestionMode = "audio",
-        silent: bool = False,
         method: Method = "tree",
     ) -> Answer:
         """Answer one question about this clip.
 
         Args:
-            audio: mono 16 kHz, needed in ``audio`` and ``audio+text`` mode.
+            audio: mono 16 kHz, as it was recorded, needed in ``audio`` and ``audio+text`` mode. Where nobody
+                speaks in it, the answer is "no question heard".
             text: the typed question, needed in ``text`` and ``audio+text`` mode.
             mode: which of them reaches the model.
-            silent: the caller found no speech in the recording; the answer is then "no question heard".
             method: ``tree`` scores every sentence exactly in one pass; ``jump`` walks the tree greedily,
                 which is faster and knows the probability of its own answer only.
 
         Raises:
             ConfigError: the mode needs something that was not given.
-            BadAudio: the recording is too long.
+            BadAudio: the recording is empty or too long.
         """
         start = perf_counter()
-        if silent:
+        if audio is not None and audio.size and "audio" in mode and is_silent(audio):
             return self.engine.no_question(self._timings(start, start))
         question, heard = self._question(audio, text, mode)
         if method == "jump":
@@ -281,7 +282,7 @@ class OpenClip:
     def _question(self, audio: Wave | None, text: str | None, mode: QuestionMode) -> tuple[Spoken, float]:
         if "audio" in mode and audio is None:
             raise ConfigError(f"question mode '{mode}' needs audio")
-        mel = self.engine.processor.mel(audio) if audio is not None and "audio" in mode else None
+        mel = self.engine.processor.mel(listen(audio)) if audio is not None and "audio" in mode else None
         return Spoken(mode, mel, text), perf_counter()
 
     def _timings(self, start: float, heard: float) -> dict[str, float]:

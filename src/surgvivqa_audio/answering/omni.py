@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from surgvivqa_audio.answering.base import Answer, Query
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.processing.omni import OMNI_TOKENS, OmniProcessor
 
@@ -41,7 +42,7 @@ class OmniSystem:
             raise ConfigError(f"{query.key}: the omni system needs audio")
         start = perf_counter()
         weight = self.model.get_input_embeddings().weight
-        inputs = self.processor(query.clip.frames, query.clip.fps, query.audio)
+        inputs = self.processor(query.clip.frames, query.clip.fps, listen(query.audio))
         inputs = {name: tensor.to(weight.device) for name, tensor in inputs.items()}
         for name in ("input_features", "pixel_values_videos"):
             inputs[name] = inputs[name].to(weight.dtype)

@@ -9,11 +9,12 @@ from time import perf_counter
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
 from surgvivqa_audio.answering.bundle import load_engine
 from surgvivqa_audio.answering.engine import AnswerEngine, OpenClip
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.answering.whole import WholePromptSystem
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.processing.processor import Spoken
 from surgvivqa_audio.processing.prompts import QuestionMode
-from surgvivqa_audio.speech.audio import is_silent, trim_silence
+from surgvivqa_audio.speech.audio import is_silent
 
 _MODES: dict[str, tuple[QuestionMode, str]] = {
     "audio": ("audio", "tuned"),
@@ -71,8 +72,7 @@ class EngineSystem:
             if wave is not None and is_silent(wave):
                 answers[place] = self.engine.no_question(_timings(clip, perf_counter() - start, 0.0))
                 continue
-            # As `ask` and the page do it: people breathe before and after a question.
-            mel = None if wave is None else self.engine.processor.mel(trim_silence(wave))
+            mel = None if wave is None else self.engine.processor.mel(listen(wave))
             asked.append(place)
             questions.append(Spoken(self.mode, mel, query.text))
             heard.append(perf_counter() - start)

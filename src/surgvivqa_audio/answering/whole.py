@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.answering.prefix import Prefix, device_of
 from surgvivqa_audio.answering.questions import Asked, score_rows
 from surgvivqa_audio.errors import ConfigError
@@ -85,7 +86,7 @@ class WholePromptSystem:
             return self.engine.no_question(_timings(0.0, perf_counter() - start, 0.0))
         clip = processor.clip(query.clip.frames, query.clip.fps) if "frames" in self.needs else None
         seen = perf_counter()
-        question = Spoken(self.mode, processor.mel(query.audio), query.text)
+        question = Spoken(self.mode, processor.mel(listen(query.audio)), query.text)
         heard = perf_counter()
         scores = self.score(processor.encode(clip, [question]))
         spent = _timings(seen - start, heard - seen, perf_counter() - heard)

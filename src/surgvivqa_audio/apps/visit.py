@@ -11,9 +11,10 @@ from typing import Literal
 
 from surgvivqa_audio.answering.base import Answer
 from surgvivqa_audio.answering.engine import AnswerEngine, OpenClip
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.apps.cases import ClipView
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.speech.audio import Wave, is_silent, trim_silence, wav_bytes
+from surgvivqa_audio.speech.audio import Wave, wav_bytes
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Way = Literal["microphone", "upload", "voice", "typed"]
@@ -179,10 +180,8 @@ class Visit:
         elif wave is None:
             raise ConfigError("no recording; record or upload the question first")
         else:
-            # People breathe before and after a question; the model learned from recordings without that.
-            silent, wave = is_silent(wave), trim_silence(wave)
-            answer = self._open.ask(wave, silent=silent)
-        recording = wav_bytes(wave) if self.keep_recordings and wave is not None else b""
+            answer = self._open.ask(wave)
+        recording = wav_bytes(listen(wave)) if self.keep_recordings and wave is not None else b""
         card = Card(
             len(self.cards) + 1,
             self.clip.title,

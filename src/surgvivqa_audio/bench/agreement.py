@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from surgvivqa_audio.answering.engine import AnswerEngine
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.bench.latency import Progress
 from surgvivqa_audio.bench.measure import clock, machine, percentiles
 from surgvivqa_audio.colonsim import CLIP_FPS, Procedure, render
@@ -34,7 +35,7 @@ def spoken_cases(engine: AnswerEngine, questions: int) -> Iterator[tuple[list[Im
             for kind in sorted(spec.answers)[: questions - made]:
                 words = bank[kind].held_out
                 wave = voices.synthesize(speakable(words[number % len(words)]), voice)
-                yield frames, Spoken("audio", engine.processor.mel(wave))
+                yield frames, Spoken("audio", engine.processor.mel(listen(wave)))
                 made += 1
             number += 1
 

@@ -18,6 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from surgvivqa_audio.answering.base import Wave
 from surgvivqa_audio.answering.engine import OpenClip
 from surgvivqa_audio.answering.frames import decode_frames
+from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.bench.measure import clock
 from surgvivqa_audio.bench.workload import FPS, Workload
 from surgvivqa_audio.errors import ConfigError
@@ -114,7 +115,7 @@ class SeedPeer:
         clip = self.prepare(jpegs)
         ready = clock()
         model, device = self.work.engine.model, self.work.engine.device
-        question = Spoken("audio", self.processor.mel(wave))
+        question = Spoken("audio", self.processor.mel(listen(wave)))
         row = self._example(clip, question)
         batch: dict[str, Any] = collate([row], self.processor.special.pad, labels=False)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -152,7 +153,7 @@ class AsrPeer:
         """See the protocol. Random weights never end, so their transcript has the length of the text."""
         engine, whisper = self.work.engine, self.work.whisper
         start = clock()
-        features, lengths = batch_mels([engine.processor.mel(wave)])
+        features, lengths = batch_mels([engine.processor.mel(listen(wave))])
         limit = int(whisper.config.max_target_positions)
         if not self.work.trained:
             limit = min(limit, len(engine.processor.text_ids(text)) + 1)

@@ -28,7 +28,7 @@ def ask(
     import json
 
     from surgvivqa_audio.data.stores import frame_files, read_content, read_video_clip
-    from surgvivqa_audio.speech.audio import is_silent, read_audio, trim_silence
+    from surgvivqa_audio.speech.audio import read_audio
 
     wave = read_audio(question)
     if clip.is_file():
@@ -45,7 +45,7 @@ def ask(
         geometry = saved_geometry(model or default_model_dir())
         images = decode_frames(contents, geometry, names=[str(file) for file in files])
     opened = load_engine(model).open(images, fps / stride)
-    answer = opened.ask(trim_silence(wave), silent=is_silent(wave))
+    answer = opened.ask(wave)
     if as_json:
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
         return
