@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help setup demo test lint unit integration browser soak nano reproduce clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with everything below needs (TORCH=cpu or TORCH=cuda)
 
@@ -69,7 +69,7 @@ reproduce: $(READY) ## RECIPE=seed DATA=folder: fetch, verify, speech, split, tr
 REPORT := runs/nano-report
 ROWS ?= 300
 .PHONY: nano-report
-nano-report: $(READY)
+nano-report: $(READY) ## evaluate the shipped model on 40 unseen procedures, all controls and systems (ROWS=300)
 	$(BIN)/surgvivqa sim make $(REPORT)/test --procedures 40 --clips 20 --seed 9100000 --size 224
 	$(BIN)/surgvivqa sim make $(REPORT)/eval --procedures 20 --clips 12 --seed 8100000 --size 224
 	$(BIN)/surgvivqa sim make $(REPORT)/train --procedures 20 --clips 40 --seed 1000000 --size 32
