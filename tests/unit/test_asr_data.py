@@ -19,6 +19,7 @@ from surgvivqa_audio.training.asr_data import (
     Pool,
     PoolConfig,
     Utterance,
+    _noise_piece,
     augment,
     by_length,
     ctc_labels,
@@ -28,6 +29,7 @@ from surgvivqa_audio.training.asr_data import (
 )
 from surgvivqa_audio.training.asr_eval import EvalConfig, plan_sets
 from surgvivqa_audio.training.nano_tokenizer import common_words
+from surgvivqa_audio.training.utterances import _nothing
 
 
 def _noise(size: int, seed: int = 0) -> np.ndarray:
@@ -130,6 +132,19 @@ def test_batches_fill_the_frame_budget_and_depend_on_the_step_alone() -> None:
         mels, _ = batcher.batch(step, order)
         assert 7 <= len(mels) <= 11
         assert sum(mel.shape[1] for mel in mels) <= 2200
+
+
+def test_a_piece_of_noise_starts_anywhere_and_loops() -> None:
+    bank = [np.arange(4, dtype=np.float32), -np.arange(5, dtype=np.float32)]
+    drawn = _noise_piece(bank, 7, np.random.default_rng(0))
+    assert drawn.dtype == np.float32
+    assert drawn.tolist() == [-3.0, -4.0, 0.0, -1.0, -2.0, -3.0, -4.0]
+    # Stored sounds of earlier runs hold these very values.
+    nothing = _nothing(bank, np.random.default_rng(1))
+    assert (nothing.dtype, nothing.size) == (np.float32, 34_498)
+    level = np.float32(0.0027069412171840668)
+    assert nothing[:5].tolist() == (-level * np.float32([4, 0, 1, 2, 3])).tolist()
+    assert not _nothing(bank, np.random.default_rng(0)).any()
 
 
 def test_nothing_said_has_an_empty_text() -> None:

@@ -205,10 +205,14 @@ def noise_bank(seed: int, seconds: float) -> list[Wave]:
     return [make_noise(kind, int(seconds * SAMPLE_RATE), rng) for _ in range(6) for kind in kinds]
 
 
+def looped(noise: Wave, start: int, size: int) -> Wave:
+    """``size`` samples of a noise from ``start`` on; it begins again where it ends."""
+    return np.asarray(np.take(noise, np.arange(start, start + size), mode="wrap"), np.float32)
+
+
 def _noise_piece(bank: Sequence[Wave], size: int, rng: np.random.Generator) -> Wave:
     noise = bank[int(rng.integers(len(bank)))]
-    start = int(rng.integers(noise.size))
-    return np.asarray(np.take(noise, np.arange(start, start + size), mode="wrap"), np.float32)
+    return looped(noise, int(rng.integers(noise.size)), size)
 
 
 def _warp(wave: Wave, factor: float) -> Wave:

@@ -32,6 +32,7 @@ from surgvivqa_audio.training.asr_data import (
     Wave,
     augment,
     draw_voice,
+    looped,
     noise_bank,
     training_voice_names,
 )
@@ -104,8 +105,7 @@ def _nothing(noises: Sequence[Wave], rng: np.random.Generator) -> Wave:
         return np.zeros(size, np.float32)
     noise = noises[int(rng.integers(len(noises)))]
     level = np.float32(10.0 ** rng.uniform(-3.0, 0.0))
-    start = int(rng.integers(noise.size))
-    return np.asarray(np.take(noise, np.arange(start, start + size), mode="wrap") * level, np.float32)
+    return looped(noise, int(rng.integers(noise.size)), size) * level
 
 
 def hear(
