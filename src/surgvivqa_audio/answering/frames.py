@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
+import torch
+from torch.nn import functional
 
 from surgvivqa_audio.data.images import MAX_IMAGE_BYTES, check_pixels, load_image
 from surgvivqa_audio.errors import BadImage
@@ -72,6 +74,21 @@ def _shrunk(content: bytes, name: str, geometry: Geometry) -> tuple[Image, tuple
             scale = picture.draft("RGB", (wanted[1], wanted[0]))
             if scale is None or picture.size == (width, height):
                 return None
-            return np.asarray(resize(np.asarray(picture.convert("RGB")), wanted)), (height, width)
+            picture.decodermaxblock = len(content)  # type: ignore[attr-defined]  # not in pieces of 64 kB
+            colours = picture if picture.mode == "RGB" else picture.convert("RGB")
+            return _resized(np.array(colours), wanted), (height, width)
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise BadImage(f"{name}: not a complete JPEG image ({error}); fetch or export it again") from error
+
+
+def _resized(frame: Image, size: tuple[int, int]) -> Image:
+    """The resize of ``processing.video`` in a quarter of the time; numbers differ by 1 where rounding falls.
+
+    Fit only for a picture that is not exact anyway: whatever was decoded in full goes Pillow's way.
+    """
+    if frame.shape[:2] == size:
+        return frame
+    # The batch dimension first: of a later one torch would not see that the colours lie innermost.
+    planes = torch.from_numpy(frame)[None].permute(0, 3, 1, 2)
+    smaller = functional.interpolate(planes, size, mode="bicubic", antialias=True)
+    return smaller[0].permute(1, 2, 0).contiguous().numpy()

@@ -102,36 +102,42 @@ def video_inputs(frames: Sequence[Image], fps: float, geometry: Geometry) -> Vid
         shapes = ", ".join(sorted({str(frame.shape) for frame in frames}))
         raise BadImage(f"the frames of one clip must share one size (found {shapes})")
     size = geometry.target_size(*frames[0].shape[:2])
-    clip = np.stack([resize(frame, size) for frame in frames]).astype(np.float32)
-    scale = 1.0 / (255.0 * np.asarray(geometry.std, dtype=np.float32))
-    shift = np.asarray([m / s for m, s in zip(geometry.mean, geometry.std, strict=True)], dtype=np.float32)
-    clip = (clip * scale - shift).astype(np.float32, copy=False)
-    missing = -len(frames) % geometry.temporal
-    if missing:
-        clip = np.concatenate([clip, np.repeat(clip[-1:], missing, axis=0)])
+    shown = [resize(frame, size) for frame in frames]
+    shown += shown[-1:] * (-len(frames) % geometry.temporal)
     last = len(frames) - 1
     starts = range(0, len(frames), geometry.temporal)
     stamps = tuple((start + min(start + geometry.temporal - 1, last)) / 2 / fps for start in starts)
-    return VideoInputs(*_patches(clip, geometry), geometry.temporal / fps, stamps)
+    return VideoInputs(*_patches(shown, geometry), geometry.temporal / fps, stamps)
 
 
-def _patches(
-    clip: NDArray[np.float32], geometry: Geometry
-) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
-    """(f, h, w, 3) -> patches in the order of Qwen2-VL: merged blocks stay together."""
+def _patches(frames: Sequence[Image], geometry: Geometry) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+    """Frames (h, w, 3) -> normalised patches in the order of Qwen2-VL: merged blocks stay together.
+
+    Bytes are put in order before they are normalised: then each colour is a run of hundreds of numbers with
+    one scale, where a frame's own order has another one at every number. A band of blocks at a time stays
+    in the processor's cache.
+    """
     patch, merge, temporal = geometry.patch, geometry.merge, geometry.temporal
-    frames, height, width, channels = clip.shape
-    grid = (frames // temporal, height // patch, width // patch)
-    blocks = clip.transpose(0, 3, 1, 2).reshape(
+    clip = np.stack(frames)
+    count, height, width, channels = clip.shape
+    grid = (count // temporal, height // patch, width // patch)
+    blocks = clip.reshape(
         grid[0],
         temporal,
-        channels,
         grid[1] // merge,
         merge,
         patch,
         grid[2] // merge,
         merge,
         patch,
-    )
-    order = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return np.ascontiguousarray(order).reshape(grid[0] * grid[1] * grid[2], -1), grid
+        channels,
+    ).transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    scale = 1.0 / (255.0 * np.asarray(geometry.std, dtype=np.float32))
+    shift = np.asarray([m / s for m, s in zip(geometry.mean, geometry.std, strict=True)], dtype=np.float32)
+    pixels = np.empty(blocks.shape, dtype=np.float32)
+    for place in np.ndindex(blocks.shape[:2]):
+        pixels[place] = blocks[place]
+        band = pixels[place].reshape(-1, channels, temporal * patch * patch)
+        band *= scale[:, None]
+        band -= shift[:, None]
+    return pixels.reshape(grid[0] * grid[1] * grid[2], -1), grid
