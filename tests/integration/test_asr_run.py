@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.training.asr import AsrConfig, AsrModel, WhisperSize, run_asr
+from surgvivqa_audio.training.asr import AsrConfig, run_asr
 from surgvivqa_audio.training.asr_data import AugmentConfig, PoolConfig
 from surgvivqa_audio.training.asr_eval import EvalConfig
+from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize
 
 pytestmark = pytest.mark.integration
 

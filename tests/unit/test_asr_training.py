@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.taxonomy import load_taxonomy
-from surgvivqa_audio.training.asr import AsrConfig, AsrModel, WhisperSize, build_whisper, run_asr
+from surgvivqa_audio.training.asr import AsrConfig, run_asr
+from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, nano_corpus
 
 _SIZE = WhisperSize(d_model=16, encoder_layers=1, decoder_layers=1, heads=2, ffn=32)

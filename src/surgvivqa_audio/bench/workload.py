@@ -32,7 +32,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.speech.engine import EspeakEngine
 from surgvivqa_audio.speech.voices import Voice
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
-from surgvivqa_audio.training.asr import WhisperSize, build_whisper
+from surgvivqa_audio.training.asr_model import WhisperSize, build_whisper
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, nano_corpus
 from surgvivqa_audio.training.stages import nano_processor

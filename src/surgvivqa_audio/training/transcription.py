@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import distributed
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import dump_json, sha256_bytes, write_json
@@ -25,9 +25,9 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.corpora import Recording, choose, read_corpus
-from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, RunLog, stop_reason
+from surgvivqa_audio.training.callbacks import BestKeeper, RunLog, stop_reason
 from surgvivqa_audio.training.loop import Progress
-from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY
+from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY, evaluated_last, keeper_of
 from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Row
 from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts
@@ -149,44 +149,22 @@ def run_transcription(
     with arguments.main_process_first(local=False, desc="base checkpoint"):
         fresh = prepare(shared, out / MODEL) if not (out / MODEL).is_dir() else None
     torch.manual_seed(recipe.seed)  # the adapter starts alike in every process
-    trained = load_trained(shared, out / MODEL)
-    processor = AudioGraftProcessor.from_pretrained(out / MODEL)
-    keeper = BestKeeper(out / BEST, lambda folder: save_parts(trained, folder))
-    patience = recipe.trainer.early_stopping_patience
-    stopper = EarlyStoppingCallback(patience) if patience else None
-    settings = recipe.model_dump(mode="json", exclude={"trainer": {"report_to", "run_name"}})
-    trainer = VqaTrainer(
-        model=trained,
-        args=arguments,
-        train_dataset=TranscriptRows(train, processor),
-        eval_dataset=TranscriptRows(held, processor),
-        data_collator=Collator(processor.special.pad, packed=False),
-        callbacks=[keeper, *([stopper] if stopper else [])],
-        identity={
-            "recipe": sha256_bytes(dump_json(settings).encode("utf-8")),
-            "rows": _digest([*train, *held]),
-        },
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = _trainer(recipe, out, arguments, train, held)
     trainer.add_callback(RunLog(out / "log.jsonl", lambda: trainer.tokens, progress))
     started = monotonic()
     result = trainer.train(resume_from_checkpoint=resume)
-    evals = [entry for entry in trainer.state.log_history if METRIC in entry]
-    if not evals or evals[-1]["step"] != trainer.state.global_step:
+    if not evaluated_last(trainer):
         trainer.evaluate()
     summary = {
         "utterances": {"train": len(train), "eval": len(held), "too_long": skipped},
         "projector": "new" if fresh else "as it was",
         "train_loss": result.training_loss,
-        "best": {"step": keeper.step, "eval_loss": keeper.loss},
-        "steps": trainer.state.global_step,
-        "stopped": stop_reason(stopper, trainer.state),
         "minutes": round((monotonic() - started) / 60, 2),
-        "trainable": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        **_facts(trainer),
         "run": run_record(seed=recipe.seed, config=recipe.model_dump(mode="json")),
     }
     if arguments.process_index == 0:
-        finish(out / MODEL, keeper.path, shared)
+        finish(out / MODEL, keeper_of(trainer).path, shared)
         if recipe.tune.parts == "lora" and not (out / MERGED).is_dir():
             merge(out / MODEL, out / MERGED, recipe)
         write_json(out / SUMMARY, summary)
@@ -194,3 +172,43 @@ def run_transcription(
         distributed.barrier()
         distributed.destroy_process_group()
     return summary
+
+
+def _trainer(
+    recipe: TranscribeRecipe,
+    out: Path,
+    arguments: TrainingArguments,
+    train: Sequence[Recording],
+    held: Sequence[Recording],
+) -> VqaTrainer:
+    trained = load_trained(recipe.shared(), out / MODEL)
+    processor = AudioGraftProcessor.from_pretrained(out / MODEL)
+    callbacks: list[Any] = [BestKeeper(out / BEST, lambda folder: save_parts(trained, folder))]
+    if recipe.trainer.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(recipe.trainer.early_stopping_patience))
+    settings = recipe.model_dump(mode="json", exclude={"trainer": {"report_to", "run_name"}})
+    trainer = VqaTrainer(
+        model=trained,
+        args=arguments,
+        train_dataset=TranscriptRows(train, processor),
+        eval_dataset=TranscriptRows(held, processor),
+        data_collator=Collator(processor.special.pad, packed=False),
+        callbacks=callbacks,
+        identity={
+            "recipe": sha256_bytes(dump_json(settings).encode("utf-8")),
+            "rows": _digest([*train, *held]),
+        },
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _facts(trainer: VqaTrainer) -> dict[str, Any]:
+    state, keeper = trainer.state, keeper_of(trainer)
+    stopper = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+    return {
+        "best": {"step": keeper.step, "eval_loss": keeper.loss},
+        "steps": state.global_step,
+        "stopped": stop_reason(stopper[0] if stopper else None, state),
+        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }

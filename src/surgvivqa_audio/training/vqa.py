@@ -92,11 +92,11 @@ def run_vqa(
     started = monotonic()
     try:
         result = trainer.train(resume_from_checkpoint=resume)
-        if not _evaluated_last(trainer):
+        if not evaluated_last(trainer):
             trainer.evaluate()
     finally:
         if arguments.process_index == 0:
-            draw(out, f"{out.name}: training", _keeper(trainer).step or None)
+            draw(out, f"{out.name}: training", keeper_of(trainer).step or None)
     summary = {
         "rows": {"train": len(session.train), "eval": len(session.held)},
         "projector": "new" if fresh else "as it was",
@@ -106,7 +106,7 @@ def run_vqa(
         "run": run_record(seed=recipe.seed, config=recipe.model_dump(mode="json"), data_files=session.files),
     }
     if arguments.process_index == 0:
-        finish(out / MODEL, _keeper(trainer).path, recipe)
+        finish(out / MODEL, keeper_of(trainer).path, recipe)
         write_json(out / SUMMARY, summary)
     if arguments.world_size > 1:
         distributed.barrier()
@@ -185,17 +185,19 @@ def _trainer(
     return trainer
 
 
-def _keeper(trainer: VqaTrainer) -> BestKeeper:
+def keeper_of(trainer: VqaTrainer) -> BestKeeper:
+    """The callback that keeps a trainer's best state."""
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, BestKeeper))
 
 
-def _evaluated_last(trainer: VqaTrainer) -> bool:
+def evaluated_last(trainer: VqaTrainer) -> bool:
+    """Whether the newest step has been evaluated."""
     steps = [entry["step"] for entry in trainer.state.log_history if METRIC in entry]
     return bool(steps) and steps[-1] == trainer.state.global_step
 
 
 def _facts(trainer: VqaTrainer, arguments: TrainingArguments) -> dict[str, Any]:
-    state, keeper = trainer.state, _keeper(trainer)
+    state, keeper = trainer.state, keeper_of(trainer)
     stopper = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
     evals = [entry[METRIC] for entry in state.log_history if METRIC in entry]
     peaks, tokens = [round(peak_gib(), 3)], [trainer.tokens]
