@@ -29,17 +29,20 @@ def test_the_road_of_the_seed_recipe_is_the_published_one() -> None:
     )
     assert " ".join(made["test"]) == (
         "eval run DATA --system audio+text --rows OUT/splits/test.jsonl --out OUT/predictions/test.jsonl "
-        "--model OUT/train/model --train OUT/splits/train.jsonl"
+        "--model OUT/train/model --train OUT/splits/train.jsonl --device auto"
     )
     assert "audio-zeroshot,noframes,majority,constant" in made["baselines"]
 
 
 def test_what_is_asked_for_reaches_its_stage() -> None:
-    changed = dataclasses.replace(ROAD, layout="stream", source="S", listing="L", overrides=["seed=3"])
+    changed = dataclasses.replace(
+        ROAD, layout="stream", source="S", listing="L", overrides=["seed=3"], device="cpu"
+    )
     made = stages(changed)
     assert made["annotations"] == ["data", "fetch", "annotations", "DATA", "--source", "S"]
     assert made["fetch"][-2:] == ["--listing", "L"]
     assert made["train"][-2:] == ["--set", "seed=3"]
+    assert all(made[name][-2:] == ["--device", "cpu"] for name in ("eval", "test", "baselines"))
     assert "text-zeroshot,audio-zeroshot,noframes,majority,constant" in made["baselines"]
 
 

@@ -11,6 +11,7 @@ import torch
 from surgvivqa_audio.answering.decision import Decision
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.errors import ModelError
+from surgvivqa_audio.model.device import default_dtype, find_device
 from surgvivqa_audio.model.loading import Stage, load_graft
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import load_taxonomy
@@ -51,8 +52,9 @@ def load_engine(
     *,
     stage: Stage = "tuned",
     taxonomy: str = "realcolon",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> AnswerEngine:
     """Load a grafted checkpoint into an engine.
 
@@ -60,16 +62,19 @@ def load_engine(
         folder: checkpoint folder; None is the nano model of the package.
         stage: ``tuned`` with the stage-2 adapter, ``base`` before fine-tuning.
         taxonomy: whose sentences form the closed set.
-        dtype: compute precision.
+        dtype: compute precision; None is fp32 on a CPU, bf16 on a GPU.
         threads: CPU threads; None leaves torch's setting.
+        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
+        ConfigError: the device is not there.
         ModelError: the folder is not a complete checkpoint.
     """
+    device = find_device(device)
     folder = default_model_dir() if folder is None else Path(folder)
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load_graft(folder, stage=stage, dtype=dtype)
+    model = load_graft(folder, stage=stage, dtype=dtype or default_dtype(device)).to(device)
     processor = AudioGraftProcessor.from_pretrained(folder)
     name = f"{folder.name}-{stage}"
     return AnswerEngine(

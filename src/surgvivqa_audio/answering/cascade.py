@@ -39,7 +39,10 @@ class AsrSystem:
         folder = (default_model_dir() if model_dir is None else model_dir) / ASR_FOLDER
         if not folder.is_dir():
             raise ModelError(f"{folder}: no Whisper decoder beside the model; the ASR baseline needs one")
-        self.whisper: WhisperForConditionalGeneration = load_whisper(folder, engine.model.audio_encoder)
+        encoder = engine.model.audio_encoder
+        self.whisper: WhisperForConditionalGeneration = load_whisper(folder, encoder).to(
+            engine.device, encoder.conv1.weight.dtype
+        )
         self.hear = self._own
 
     def _own(self, wave: Wave) -> str:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGenerati
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.answering.hearing import listen
 from surgvivqa_audio.errors import ConfigError, ModelError
+from surgvivqa_audio.model.device import default_dtype
 from surgvivqa_audio.processing.omni import OMNI_TOKENS, OmniProcessor
 
 
@@ -56,7 +57,7 @@ class OmniSystem:
         return Answer(said, "", "", 0.0, False, (), timings, self.label, extra={"free_text": True})
 
 
-def load_omni(source: str, dtype: torch.dtype | None = None) -> OmniSystem:
+def load_omni(source: str, dtype: torch.dtype | None = None, device: str = "cpu") -> OmniSystem:
     """Load the thinker of a Qwen2.5-Omni checkpoint: a folder, or a Hub id.
 
     ``dtype`` is bf16 where a GPU is used and float32 elsewhere when None.
@@ -64,8 +65,7 @@ def load_omni(source: str, dtype: torch.dtype | None = None) -> OmniSystem:
     Raises:
         ModelError: the checkpoint is missing, incomplete or of another kind.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
+    dtype = dtype or default_dtype(device)
     try:
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             source, dtype=dtype, use_safetensors=True

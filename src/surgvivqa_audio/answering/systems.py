@@ -96,21 +96,21 @@ def _timings(clip: OpenClip, audio: float, answer: float) -> dict[str, float]:
     }
 
 
-def build_system(name: str, model_dir: Path | None = None) -> System:
+def build_system(name: str, model_dir: Path | None = None, device: str = "cpu") -> System:
     """A system by its command-line name; ``model_dir`` None is the nano model of the package.
 
     Raises:
-        ConfigError: no such system.
+        ConfigError: no such system, or no such device.
         ModelError: the checkpoint lacks what the system needs.
     """
     if name == "asr":
         from surgvivqa_audio.answering.cascade import AsrSystem
 
-        return AsrSystem(load_engine(model_dir), model_dir)
+        return AsrSystem(load_engine(model_dir, device=device), model_dir)
     if name not in _MODES:
         raise ConfigError(f"unknown system '{name}'; use one of {', '.join(SYSTEMS)}")
     mode, stage = _MODES[name]
-    engine = load_engine(model_dir, stage="base" if stage == "base" else "tuned")
+    engine = load_engine(model_dir, stage="base" if stage == "base" else "tuned", device=device)
     return engine_system(name, engine, mode, frames=name != "noframes")
 
 

@@ -23,6 +23,7 @@ Omni = Annotated[
 Asr = Annotated[
     str | None, typer.Option(help="faster-whisper model for the system asr, instead of the model's own.")
 ]
+Device = Annotated[str, typer.Option(help="auto (the GPU where there is one, in bf16), cpu or cuda.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
 
 
@@ -58,6 +59,7 @@ def run(
     prompt: Prompt = "ours",
     omni: Omni = None,
     asr: Asr = None,
+    device: Device = "auto",
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -74,7 +76,7 @@ def run(
         batch_size=batch_size, seed=seed, out_of_scope=out_of_scope, sample=sample,
         speech_cache=speech_cache,
     )  # fmt: skip
-    build = _build_system(model, prompt, omni, asr)
+    build = _build_system(model, prompt, omni, asr, device)
     done = run_request(request, known, build, _progress)
     failed = [row for row in done if row["error"]]
     result = score_file(out, known, train)
@@ -87,10 +89,10 @@ def run(
         write_json(json_file, {str(out): result})
 
 
-def _build_system(model: Path | None, prompt: str, omni: str | None, asr: str | None) -> Any:
+def _build_system(model: Path | None, prompt: str, omni: str | None, asr: str | None, device: str) -> Any:
     from surgvivqa_audio.answering.builder import SystemBuilder
 
-    return SystemBuilder(model, prompt, omni, asr)
+    return SystemBuilder(model, prompt, omni, asr, device)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -231,6 +233,7 @@ def suite(
     prompt: Prompt = "ours",
     omni: Omni = None,
     asr: Asr = None,
+    device: Device = "auto",
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Evaluation report",
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -246,7 +249,7 @@ def suite(
         eval_rows=eval_rows, eval_data=eval_data, calibrate=calibrate, system_rows=system_rows,
         control_rows=control_rows, workers=workers, clock_clips=clock_clips, cases=cases, title=title,
     )  # fmt: skip
-    build = _build_system(model, prompt, omni, asr)
+    build = _build_system(model, prompt, omni, asr, device)
     result = run_suite(request, chosen, _taxonomy(taxonomy), build, typer.echo)
     for entry in result["controls"]:
         typer.echo(f"{entry['control']}: {entry['words']}")
@@ -269,6 +272,7 @@ def baselines(
     prompt: Prompt = "ours",
     omni: Omni = None,
     asr: Asr = None,
+    device: Device = "auto",
     json_file: JsonFile = None,
     taxonomy: TaxonomyName = "realcolon",
 ) -> None:
@@ -279,7 +283,7 @@ def baselines(
 
     folder = out or data / "predictions"
     request = Request(data, "", folder, model=model, speech=speech, train=train, limit=limit)
-    build = _build_system(model, prompt, omni, asr)
+    build = _build_system(model, prompt, omni, asr, device)
     table = baseline_table(request, systems.split(","), _taxonomy(taxonomy), build, _progress)
     typer.echo("\n".join(baseline_lines(table)))
     if json_file is not None:

@@ -37,6 +37,7 @@ class Road:
     listing: str
     processes: int
     overrides: list[str]
+    device: str = "auto"
 
     @property
     def model(self) -> Path:
@@ -78,7 +79,7 @@ def stages(road: Road) -> dict[str, list[str]]:
     for setting in [*settings, *road.overrides]:
         train += ["--set", setting]
     made["train"] = train
-    common = ["--model", str(road.model), "--train", road.split("train")]
+    common = ["--model", str(road.model), "--train", road.split("train"), "--device", road.device]
     for part in ("eval", "test"):
         asked = ["eval", "run", data, "--system", road.mode, "--rows", road.split(part)]
         made[part] = [*asked, "--out", road.predictions(part), *common]
@@ -104,12 +105,15 @@ def reproduce(
     listing: Annotated[str, typer.Option(help="File listing of another mirror.")] = "",
     processes: Annotated[int, typer.Option(min=1, help="Training processes, one per GPU.")] = 1,
     overrides: Annotated[list[str], typer.Option("--set", help="As in train.")] = [],  # noqa: B006
+    device: Annotated[str, typer.Option(help="Of the evaluation: auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Fetch, verify, speak, split, train, evaluate, compare, report; continues where it was stopped."""
     from surgvivqa_audio.errors import ConfigError, SurgVivqaError
+    from surgvivqa_audio.model.device import find_device
     from surgvivqa_audio.training.recipe import read_recipe
     from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 
+    find_device(device)
     chosen = read_recipe(recipe, overrides)
     if not isinstance(chosen, VqaRecipe) or chosen.data.target != "answer":
         raise ConfigError(f"{recipe}: a recipe of stage vqa with answers as target is needed")
@@ -117,7 +121,7 @@ def reproduce(
         raise ConfigError(f"{data}: no in_template.jsonl; name its folder or address by --source")
     road = Road(
         recipe, data, out or Path("runs") / "reproduce" / recipe.stem, chosen.data.mode, chosen.prompt.layout,
-        videos, held_out, policy, source, listing, processes, overrides,
+        videos, held_out, policy, source, listing, processes, overrides, device,
     )  # fmt: skip
     made, valid = stages(road), True
     for number, (name, arguments) in enumerate(made.items(), start=1):

@@ -91,10 +91,17 @@ def run_request(
     with ExitStack() as stack:
         sources = open_sources(request, system, taxonomy, stack)
         facts = {"frames_per_second": frame_rates(request.data, samples), "sentences": _digest(taxonomy)}
+        facts |= _place(system)
         return run_eval(
             samples, system, sources, request.out, settings,
             data_files=files, progress=progress, facts=facts,
         )  # fmt: skip
+
+
+def _place(system: System) -> dict[str, str]:
+    """For the run record: the device, where it is not the CPU. Another one is another run: bf16 differs."""
+    device = getattr(getattr(system, "engine", None), "device", None)
+    return {} if device is None or device.type == "cpu" else {"device": device.type}
 
 
 def _digest(taxonomy: Taxonomy) -> str:

@@ -7,7 +7,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ def peak_gib() -> float:
 class RunLog(TrainerCallback):  # type: ignore[misc]
     """Appends to ``log.jsonl`` and reports progress with speed, memory and the time that is left.
 
+    ``processor_seconds`` of a line is what this process has computed since training began, evaluations
+    included and added up over resumes: other work on the machine lengthens the clock, not this.
+
     Args:
         path: of the log. After a resume, lines past the checkpoint's step are dropped.
         tokens: tokens that this process has trained on so far.
@@ -42,14 +45,17 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
         self.path, self.tokens, self.progress = path, tokens, progress
         self.started, self.first = monotonic(), 0
         self.mark = (monotonic(), 0)
+        self.busy = process_time()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock and cut the log back to where the run continues."""
         self.started, self.first = monotonic(), state.global_step
         self.mark = (monotonic(), self.tokens())
+        self.busy = process_time()
         if state.is_world_process_zero and self.path.is_file():
             kept = [row for _, row in read_jsonl(self.path) if row.get("step", 0) <= state.global_step]
             write_jsonl(self.path, kept)
+            self.busy -= kept[-1].get("processor_seconds", 0.0) if kept else 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One line of the log."""
@@ -65,6 +71,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
         if steps > 0:
             left = (state.max_steps - state.global_step) * (now - self.started) / steps
             record["eta_seconds"] = round(left, 1)
+        record["processor_seconds"] = round(process_time() - self.busy, 2)
         record["memory_gib"] = round(peak_gib(), 3)
         with open(self.path, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
