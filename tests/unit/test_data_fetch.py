@@ -17,9 +17,10 @@ from PIL import Image as PillowImage
 from typer.testing import CliRunner
 
 from surgvivqa_audio.commands.data import app
+from surgvivqa_audio.data.addresses import check_url
 from surgvivqa_audio.data.fetch import Fetcher, archive_of, read_listing
 from surgvivqa_audio.data.plan import VideoPlan
-from surgvivqa_audio.data.transfer import Source, Transfer, check_url
+from surgvivqa_audio.data.transfer import Source, Transfer
 from surgvivqa_audio.errors import FetchError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real-colon-vqa"

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from surgvivqa_audio.data.addresses import check_url
 from surgvivqa_audio.data.archives import frame_number
 from surgvivqa_audio.data.boxes import MAX_XML_BYTES, parse_boxes
 from surgvivqa_audio.data.images import MAX_IMAGE_BYTES, SUFFIXES, check_video_id, load_image
 from surgvivqa_audio.data.plan import VideoPlan, human_bytes
 from surgvivqa_audio.data.presence import enter
-from surgvivqa_audio.data.transfer import BlockReader, Source, Transfer, check_sums, check_url
+from surgvivqa_audio.data.transfer import BlockReader, Source, Transfer, check_sums
 from surgvivqa_audio.errors import BadImage, FetchError
 from surgvivqa_audio.files import sha256_file, write_bytes, write_json
 

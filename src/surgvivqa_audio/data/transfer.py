@@ -1,14 +1,9 @@
-"""HTTP transfers that survive broken connections: resumed, retried, rate-limited and checked.
-
-Only https is opened, except on this machine itself (a mirror, the tests). Redirects are held to the
-same rule.
-"""
+"""HTTP transfers that survive broken connections: resumed, retried, rate-limited and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import random
@@ -19,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
+from surgvivqa_audio.data.addresses import Redirects, check_url
 from surgvivqa_audio.errors import FetchError
 from surgvivqa_audio.files import fsync_path, write_json
 
@@ -47,39 +42,6 @@ class _Retry(Exception):
     def __init__(self, reason: str, seconds: float | None = None) -> None:
         super().__init__(reason)
         self.seconds = seconds
-
-
-def check_url(url: str) -> str:
-    """Return ``url`` when it may be opened.
-
-    Raises:
-        FetchError: neither https nor http on this machine.
-    """
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError as error:
-        raise FetchError(f"{url!r} is not an address ({error})") from error
-    if parts.scheme == "https" and host:
-        return url
-    if parts.scheme == "http" and _is_local(host):
-        return url
-    raise FetchError(f"{url!r}: only https addresses are opened")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = 5
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        check_url(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 @dataclass
@@ -157,7 +119,7 @@ class Transfer:
             urllib.request.HTTPSHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
-            _Redirects(),
+            Redirects(),
         ):
             opener.add_handler(handler)
         try:

@@ -18,7 +18,8 @@ import numpy as np
 
 from surgvivqa_audio.answering.base import Clip, Query, System
 from surgvivqa_audio.evaluation.controls import clip_name
-from surgvivqa_audio.evaluation.loop import Sources, draw
+from surgvivqa_audio.evaluation.drawing import draw
+from surgvivqa_audio.evaluation.loop import Sources
 from surgvivqa_audio.evaluation.session import Request, open_sources
 from surgvivqa_audio.files import write_json
 from surgvivqa_audio.provenance import run_record

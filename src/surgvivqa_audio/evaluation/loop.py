@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,6 +27,7 @@ from surgvivqa_audio.evaluation.controls import (
     clip_name,
     generator,
 )
+from surgvivqa_audio.evaluation.drawing import draw
 from surgvivqa_audio.evaluation.parts import Parts
 from surgvivqa_audio.files import write_json, write_jsonl
 from surgvivqa_audio.provenance import run_record
@@ -84,26 +84,6 @@ def select(samples: Sequence[Sample], settings: Settings) -> list[Sample]:
     return [sample for group in list(groups.values())[number::count] for sample in group]
 
 
-def draw(groups: dict[str, list[Sample]], rows: int) -> dict[str, list[Sample]]:
-    """At least ``rows`` rows where there are so many: one clip of each procedure in turn, whole clips.
-
-    The order within a procedure depends on the name of the clip alone, so a larger draw holds a smaller one,
-    and two runs over the same rows draw the same clips whatever their seed.
-    """
-    waiting: dict[str, list[str]] = {}
-    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        waiting.setdefault(groups[name][0].video_id, []).append(name)
-    turns = zip_longest(*(waiting[video] for video in sorted(waiting)))
-    chosen: set[str] = set()
-    found = 0
-    for name in (name for turn in turns for name in turn if name is not None):
-        if found >= rows:
-            break
-        chosen.add(name)
-        found += len(groups[name])
-    return {name: group for name, group in groups.items() if name in chosen}
-
-
 def run_eval(
     samples: Sequence[Sample],
     system: System,
@@ -133,16 +113,7 @@ def run_eval(
     out = Path(out)
     planner = Planner(settings.control, samples, settings.seed)
     chosen = select(samples, settings)
-    config = {
-        "system": system.name,
-        "needs": sorted(system.needs),
-        "control": settings.control,
-        "limit": settings.limit,
-        "shard": list(settings.shard),
-        "batch_size": settings.batch_size,
-        "sample": settings.sample,
-        **(facts or {}),
-    }
+    config = _config(system, settings) | dict(facts or {})
     record = run_record(seed=settings.seed, config=config, data_files=data_files)
     parts = Parts(out, {"config": config, "seed": settings.seed, "data": record["data_sha256"]})
     rows = parts.finished()
@@ -156,16 +127,33 @@ def run_eval(
             progress(len(rows), len(chosen))
     order = {sample.key: at for at, sample in enumerate(samples)}
     ordered = sorted(rows.values(), key=lambda row: order[row["key"]])
-    failed = [row for row in ordered if row["error"]]
-    if ordered and len(failed) == len(ordered):
+    _write(out, ordered, record, parts)
+    return ordered
+
+
+def _config(system: System, settings: Settings) -> dict[str, Any]:
+    return {
+        "system": system.name,
+        "needs": sorted(system.needs),
+        "control": settings.control,
+        "limit": settings.limit,
+        "shard": list(settings.shard),
+        "batch_size": settings.batch_size,
+        "sample": settings.sample,
+    }
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]], record: dict[str, Any], parts: Parts) -> None:
+    """The finished file and its record; the parts go, whether or not there is anything to keep."""
+    failed = [row for row in rows if row["error"]]
+    if rows and len(failed) == len(rows):
         parts.discard()
         raise SurgVivqaError(
             f"all {len(failed)} rows failed, {out} was not written; first: {failed[0]['error']}"
         )
-    write_json(sidecar(out), record | {"rows": len(ordered), "failed": len(failed)})
-    write_jsonl(out, ordered)
+    write_json(sidecar(out), record | {"rows": len(rows), "failed": len(failed)})
+    write_jsonl(out, rows)
     parts.discard()
-    return ordered
 
 
 def sidecar(out: Path) -> Path:

@@ -19,6 +19,21 @@ from surgvivqa_audio.training.vqa_recipe import TrainerKeys, VqaRecipe
 CHECKPOINTS = "checkpoints"
 # Keys that may change between a kill and a resume: nothing that is computed depends on them.
 _FREE = ("report_to", "run_name", "dataloader_num_workers", "save_total_limit", "logging_steps")
+# Keys of the recipe that the stock trainer knows by the same name.
+_AS_WRITTEN = (
+    "per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs", "max_steps", "optim",
+    "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "bf16", "logging_steps",
+    "eval_steps", "save_steps", "save_total_limit", "dataloader_num_workers",
+)  # fmt: skip
+_ALWAYS: dict[str, Any] = {
+    "logging_nan_inf_filter": False,
+    "eval_strategy": "steps",
+    "metric_for_best_model": METRIC,
+    "greater_is_better": False,
+    "remove_unused_columns": False,
+    "prediction_loss_only": True,
+    "disable_tqdm": True,
+}
 
 
 def world_size() -> int:
@@ -63,40 +78,20 @@ def training_arguments(recipe: VqaRecipe, out: Path, recompute: bool | None = No
     try:
         return TrainingArguments(
             output_dir=str(out / CHECKPOINTS),
-            per_device_train_batch_size=keys.per_device_train_batch_size,
-            per_device_eval_batch_size=keys.per_device_eval_batch_size,
             gradient_accumulation_steps=accumulation(keys, world_size()),
-            num_train_epochs=keys.num_train_epochs,
-            max_steps=keys.max_steps,
-            optim=keys.optim,
-            learning_rate=keys.learning_rate,
-            lr_scheduler_type=keys.lr_scheduler_type,
             warmup_steps=keys.warmup_ratio,
-            weight_decay=keys.weight_decay,
-            max_grad_norm=keys.max_grad_norm,
-            bf16=keys.bf16,
             gradient_checkpointing=bool(keys.gradient_checkpointing) if recompute is None else recompute,
             gradient_checkpointing_kwargs={"use_reentrant": False},
-            logging_steps=keys.logging_steps,
-            logging_nan_inf_filter=False,
-            eval_strategy="steps",
-            eval_steps=keys.eval_steps,
             save_strategy="no" if keys.fsdp else "steps",
-            save_steps=keys.save_steps,
-            save_total_limit=keys.save_total_limit,
-            metric_for_best_model=METRIC,
-            greater_is_better=False,
-            dataloader_num_workers=keys.dataloader_num_workers,
             report_to=list(keys.report_to),
             run_name=keys.run_name or out.name,
-            remove_unused_columns=False,
             label_names=["labels"],
-            prediction_loss_only=True,
             ddp_find_unused_parameters="audio" not in recipe.data.mode,
             use_cpu=not gpu,
             ddp_backend=None if gpu or world_size() == 1 else "gloo",
             seed=recipe.seed,
-            disable_tqdm=True,
+            **{name: getattr(keys, name) for name in _AS_WRITTEN},
+            **_ALWAYS,
             **sharded,
         )
     except ValueError as error:
