@@ -48,15 +48,18 @@ browser: $(READY) ## the demo page in a real Chromium; RUNS=20 repeats it and wr
 soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
 	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
 
-# Finished stages are kept: a stage is done when its summary is there; a killed one goes on with --resume.
+# Finished stages are kept: a stage is done when its summary is there; a killed one goes on where it was. Ears
+# and eyes are trained side by side, one thread each.
 nano: $(READY) ## train the nano model through every stage (about 2 hours on 2 cores)
-	@for stage in asr vlm align finetune; do \
-	  [ -f runs/nano/$$stage/summary.json ] || \
-	    $(BIN)/surgvivqa train recipes/nano/$$stage.yaml --resume || exit 1; \
-	done
+	$(MAKE) -j2 runs/nano/finetune/summary.json
 	rm -rf runs/nano/bundle
 	$(BIN)/surgvivqa train recipes/nano/bundle.yaml
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
+
+runs/nano/%/summary.json:
+	$(BIN)/surgvivqa train recipes/nano/$*.yaml --resume
+runs/nano/align/summary.json: | runs/nano/asr/summary.json runs/nano/vlm/summary.json
+runs/nano/finetune/summary.json: | runs/nano/align/summary.json
 
 # More options by ARGS, for example ARGS="--processes 2 --out runs/seed"; see `surgvivqa reproduce --help`.
 reproduce: $(READY) ## RECIPE=seed DATA=folder: fetch, verify, speech, split, train, eval, baselines, report

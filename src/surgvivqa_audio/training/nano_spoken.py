@@ -2,7 +2,7 @@
 
 Both towers are frozen in both stages, so their features are computed once and a step is the language model
 alone.
-The stages on real data are in ``finetune.py``.
+The stages on real data are in ``vqa.py``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NanoSpokenRecipe(BaseModel):
     vlm: str = ""
     whisper: str = ""
     base: str = ""
-    clips: tuple[str, ...] = ("runs/nano/clips", "runs/nano/clips16")
+    clips: tuple[str, ...] = ("runs/nano/fresh", "runs/nano/clips16")
     features: str = "runs/nano/features"
     speech: str = "runs/nano/asr/pool"
     heard: str = "runs/nano/heard"

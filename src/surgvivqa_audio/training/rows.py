@@ -122,6 +122,10 @@ class Seen:
     clips: Sequence[PoolClip]
     features: Tensor
 
+    def first(self, count: int) -> Seen:
+        """Only the first ``count`` clips."""
+        return Seen(self.clips[:count], self.features[:, :count])
+
 
 class Rows:
     """Draws batches."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from transformers import WhisperConfig
 
 from surgvivqa_audio.files import write_json
@@ -27,7 +27,10 @@ from surgvivqa_audio.training.tower import TowerConfig, train_tower
 
 
 class VlmRecipe(BaseModel):
-    """Pretraining of the nano Qwen2-VL on simulated clips and typed questions."""
+    """Pretraining of the nano Qwen2-VL on simulated clips and typed questions.
+
+    ``procedures`` keeps the language model to the first ones of each pool (0: all), for a training-size curve.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: Literal["vlm"]
@@ -40,6 +43,7 @@ class VlmRecipe(BaseModel):
     features: str = "runs/nano/features"
     tower: TowerConfig = TowerConfig()
     train: LanguageConfig = LanguageConfig()
+    procedures: int = Field(default=0, ge=0)
 
 
 def nano_processor(taxonomy: Taxonomy, size: NanoSize) -> AudioGraftProcessor:
@@ -70,7 +74,9 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
 def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
     """Render the clip pools if needed, train the tower, then the language model on its frozen features.
 
-    Saves a stock Qwen2-VL with its processor in ``out/vlm``. The first pool trains the tower.
+    The first pool trains the tower, the others the language model: features of clips that the tower learned
+    by heart look clearer than those of a new clip ever will. Saves a stock Qwen2-VL with its processor in
+    ``out/vlm``.
     """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -86,7 +92,9 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
     train_tower(model.vlm, processor, taxonomy, pools[0][1], recipe.tower, out / "tower", resume, progress)
-    seen = with_features(model.vlm, processor, pools, Path(recipe.features))
+    seen = with_features(model.vlm, processor, pools[1:] or pools, Path(recipe.features))
+    if recipe.procedures:  # every pool has the same number of clips a procedure in a curve's recipe
+        seen = [each.first(recipe.procedures * recipe.pools[pools[0][0]].clips) for each in seen]
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
     )
