@@ -28,16 +28,17 @@ def asr(
     batch: Annotated[int, typer.Option(min=1, help="Recordings of one pass.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest transcript of the grafted model.")] = 200,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
     out: Annotated[Path | None, typer.Option(help="Write every transcript here (JSONL).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
-    """Word and character error rate over a corpus of speech, with interval and n."""
+    """Word and character error rate over a corpus of speech, with interval and n.
+
+    With --out or --json an interrupted run continues where it stopped.
+    """
     from surgvivqa_audio.errors import ConfigError
-    from surgvivqa_audio.evaluation.asr import drawn, error_rates, load_transcriber, transcribe_corpus
-    from surgvivqa_audio.files import write_json, write_jsonl
-    from surgvivqa_audio.provenance import run_record
+    from surgvivqa_audio.evaluation.asr import drawn, load_transcriber, run_corpus
     from surgvivqa_audio.speech.corpora import read_corpus
 
     if stage not in (None, "base", "tuned"):
@@ -46,23 +47,16 @@ def asr(
     loaded = load_transcriber(
         model, by, stage=stage, dtype=dtype, device=device, batch=batch, max_tokens=max_tokens  # type: ignore[arg-type]
     )  # fmt: skip
-    rows = transcribe_corpus(recordings, loaded, progress=_progress)
-    figures = {"corpus": str(corpus), "model": loaded.name, "by": loaded.by, **error_rates(rows)}
+    settings = {
+        "folder": str(model or "nano"), "batch": batch, "max_tokens": max_tokens, "dtype": dtype,
+        "device": device, "limit": limit,
+    }  # fmt: skip
+    figures, rows = run_corpus(
+        corpus, recordings, loaded, settings, seed=seed, out=out, json_file=json_file, progress=_progress
+    )
     for row in [row for row in rows if row.error][:3]:
         typer.echo(f"failed: {row.error}", err=True)
     typer.echo(_line(figures))
-    if out is not None:
-        write_jsonl(out, (row.row() for row in rows))
-    if json_file is not None:
-        settings = {
-            "limit": limit,
-            "batch": batch,
-            "max_tokens": max_tokens,
-            "dtype": dtype,
-            "device": device,
-        }
-        files = [corpus] if corpus.is_file() else []
-        write_json(json_file, {**figures, "run": run_record(seed=seed, config=settings, data_files=files)})
 
 
 def _line(figures: dict[str, Any]) -> str:

@@ -16,9 +16,13 @@ import numpy as np
 from surgvivqa_audio.answering.bundle import default_model_dir
 from surgvivqa_audio.answering.cascade import ASR_FOLDER
 from surgvivqa_audio.errors import BadAudio, ConfigError, MissingAudio, ModelError
+from surgvivqa_audio.evaluation.parts import Parts
+from surgvivqa_audio.files import dump_json, sha256_bytes, write_json, write_jsonl
+from surgvivqa_audio.model.device import find_device
 from surgvivqa_audio.model.loading import ADAPTER, Stage, load_graft, load_whisper, parse_dtype
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Mel
 from surgvivqa_audio.processing.transcribe import transcribe, transcribe_graft
+from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.scoring.statistics import cluster_bootstrap
 from surgvivqa_audio.speech.corpora import Recording
 from surgvivqa_audio.speech.transcripts import Edits, character_error_rate, compare, word_error_rate
@@ -77,7 +81,7 @@ def load_transcriber(
         by: ``decoder`` or ``graft``; None is the decoder where the folder has one.
         stage: with the adapter (``tuned``) or without; None is with it where the folder has one.
         dtype: of the weights.
-        device: where they go.
+        device: where they go, as ``find_device`` takes it.
         batch: recordings of one pass.
         max_tokens: longest transcript of the grafted model.
 
@@ -85,12 +89,9 @@ def load_transcriber(
         ModelError: the checkpoint is incomplete, or has no decoder where one is asked for.
         ConfigError: an unknown way to transcribe, or a device that is not there.
     """
-    import torch
-
     if by not in (None, "decoder", "graft"):
         raise ConfigError(f"'{by}' cannot transcribe; use decoder or graft")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{device}' is not there; use cpu")
+    device = find_device(device)
     folder = default_model_dir() if model is None else model
     decoder = folder / ASR_FOLDER
     by = by or ("decoder" if decoder.is_dir() else "graft")
@@ -128,27 +129,41 @@ def transcribe_corpus(
     *,
     group: int = 64,
     progress: Progress | None = None,
+    parts: Parts | None = None,
 ) -> list[Transcript]:
-    """Transcribe in groups of ``group``; a recording that cannot be used is a row without a transcript."""
-    done: list[Transcript] = []
-    for first in range(0, len(recordings), group):
-        part = recordings[first : first + group]
-        mels: list[Mel] = []
-        heard: dict[int, int] = {}
-        errors: dict[int, str] = {}
-        for place, recording in enumerate(part):
-            try:
-                mels.append(transcriber.processor.mel(recording.wave()))
-                heard[place] = len(mels) - 1
-            except (BadAudio, MissingAudio) as error:
-                errors[place] = str(error)
-        texts = transcriber.write(mels)
-        for place, recording in enumerate(part):
-            text = texts[heard[place]] if place in heard else ""
-            done.append(Transcript(recording, text, compare(recording.text, text), errors.get(place, "")))
+    """Transcribe in groups of ``group``; a recording that cannot be used is a row without a transcript.
+
+    Finished groups are kept in ``parts``, where those of an interrupted run are found again.
+    """
+    kept = {} if parts is None else parts.finished()
+    todo = [recording for recording in recordings if recording.where not in kept]
+    for first in range(0, len(todo), group):
+        chosen = todo[first : first + group]
+        found = [
+            {"key": recording.where, "heard": text, "error": error}
+            for recording, (text, error) in zip(chosen, _heard(chosen, transcriber), strict=True)
+        ]
+        if parts is not None:
+            parts.add(found)
+        kept |= {row["key"]: row for row in found}
         if progress is not None:
-            progress(len(done), len(recordings))
-    return done
+            progress(len(kept), len(recordings))
+    rows = [(recording, kept[recording.where]) for recording in recordings]
+    return [Transcript(one, row["heard"], compare(one.text, row["heard"]), row["error"]) for one, row in rows]
+
+
+def _heard(recordings: Sequence[Recording], transcriber: Transcriber) -> list[tuple[str, str]]:
+    """Transcript and error of each, one of them empty."""
+    mels: list[Mel] = []
+    errors: list[str] = []
+    for recording in recordings:
+        try:
+            mels.append(transcriber.processor.mel(recording.wave()))
+            errors.append("")
+        except (BadAudio, MissingAudio) as error:
+            errors.append(str(error))
+    texts = iter(transcriber.write(mels))
+    return [("" if error else next(texts), error) for error in errors]
 
 
 def error_rates(rows: Sequence[Transcript]) -> dict[str, Any]:
@@ -178,3 +193,42 @@ def error_rates(rows: Sequence[Transcript]) -> dict[str, Any]:
         "cer": character_error_rate(edits),
         "failed": sum(bool(row.error) for row in rows),
     }
+
+
+def run_corpus(
+    corpus: Path,
+    recordings: Sequence[Recording],
+    transcriber: Transcriber,
+    settings: dict[str, Any],
+    *,
+    seed: int = 42,
+    out: Path | None = None,
+    json_file: Path | None = None,
+    group: int = 64,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], list[Transcript]]:
+    """Transcribe and write transcripts (JSONL) and figures with the run record where asked.
+
+    Finished groups lie beside the first of the two files until both are complete; interrupted, the same run
+    continues from them. ``settings`` are what else the transcripts depend on, ``recordings`` those of
+    ``corpus`` that were drawn by ``seed``.
+
+    Raises:
+        ConfigError: the unfinished rows of another run lie there, or no transcript holds a word.
+    """
+    beside = out or json_file
+    parts = None
+    if beside is not None:
+        listed = dump_json([[one.where, str(one.path), one.text] for one in recordings])
+        identity = {"model": transcriber.name, "by": transcriber.by, "seed": seed, **settings}
+        parts = Parts(beside, {**identity, "recordings": sha256_bytes(listed.encode("utf-8"))})
+    rows = transcribe_corpus(recordings, transcriber, group=group, progress=progress, parts=parts)
+    figures = {"corpus": str(corpus), "model": transcriber.name, "by": transcriber.by, **error_rates(rows)}
+    if out is not None:
+        write_jsonl(out, (row.row() for row in rows))
+    if json_file is not None:
+        files = [corpus] if corpus.is_file() else []
+        write_json(json_file, {**figures, "run": run_record(seed=seed, config=settings, data_files=files)})
+    if parts is not None:
+        parts.discard()
+    return figures, rows
