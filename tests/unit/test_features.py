@@ -45,6 +45,13 @@ def test_equal_to_the_stock_extractor_on_thirty_seconds(extractor: WhisperFeatur
     assert np.array_equal(log_mel(extractor, wave), stock)
 
 
+@pytest.mark.parametrize("samples", [400, 559, 3200, 31_999])
+def test_equal_to_the_stock_extractor_at_any_length(extractor: WhisperFeatureExtractor, samples: int) -> None:
+    noise = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+    stock = extractor(noise, sampling_rate=16_000, padding=False, truncation=False, return_tensors="np")
+    assert np.array_equal(log_mel(extractor, noise), stock["input_features"][0])
+
+
 def test_a_tone_lights_its_own_mel_band(extractor: WhisperFeatureExtractor) -> None:
     low = log_mel(extractor, _tone(16_000, 300.0)).mean(axis=1).argmax()
     high = log_mel(extractor, _tone(16_000, 3000.0)).mean(axis=1).argmax()
