@@ -131,3 +131,8 @@ def test_decisive_tokens_are_those_where_sentences_part(taxonomy: Taxonomy) -> N
     twin = processor.answer_ids("The scope is primarily withdrawing.")
     parting = next(at for at, (a, b) in enumerate(zip(ids, twin, strict=False)) if a != b)
     assert flags[sentence][parting]
+    spelled = [processor.answer_ids(each) for each in flags]
+    for ids, decides in zip(spelled, flags.values(), strict=True):
+        for at, token in enumerate(ids):
+            others = {other[at] for other in spelled if other[:at] == ids[:at]}
+            assert decides[at] is bool(others - {token})

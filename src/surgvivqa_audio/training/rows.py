@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from surgvivqa_audio.answering.trie import build_trie
 from surgvivqa_audio.colonsim import CLIP_FPS
 from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
@@ -240,14 +241,12 @@ def seen_slices(seen: Seen) -> int:
 
 def decisive_tokens(processor: AudioGraftProcessor, taxonomy: Taxonomy) -> dict[str, list[bool]]:
     """For every sentence, which of its tokens choose between sentences (the tree branches there)."""
-    encoded = {sentence: processor.answer_ids(sentence) for sentence in taxonomy.sentences()}
-    children: dict[tuple[int, ...], set[int]] = {}
-    for ids in encoded.values():
-        for depth, token in enumerate(ids):
-            children.setdefault(tuple(ids[:depth]), set()).add(token)
+    sentences = list(taxonomy.sentences())
+    trie = build_trie([processor.answer_ids(sentence) for sentence in sentences])
+    siblings = [len(trie.children[parent + 1]) for parent in trie.parents.tolist()]
     return {
-        sentence: [len(children[tuple(ids[:depth])]) > 1 for depth in range(len(ids))]
-        for sentence, ids in encoded.items()
+        sentence: [siblings[node] > 1 for node in path]
+        for sentence, path in zip(sentences, trie.paths, strict=True)
     }
 
 
