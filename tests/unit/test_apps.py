@@ -24,6 +24,7 @@ from surgvivqa_audio.apps.cases import ClipView, DataCases, SimCases
 from surgvivqa_audio.apps.demo_answer import answer_html, known, measured_html, options_html
 from surgvivqa_audio.apps.export import visit_html, visit_json
 from surgvivqa_audio.apps.serve import Settings
+from surgvivqa_audio.apps.tables import table_html
 from surgvivqa_audio.apps.uploads import Upload
 from surgvivqa_audio.apps.visit import Visit, explanation, headline, percentile, type_label, verdict
 from surgvivqa_audio.colonsim import make_dataset
@@ -319,7 +320,7 @@ def test_answer_markup_escapes_and_lists_all_options(visit: Visit) -> None:
     assert "&lt;why&gt;" in answer_html(card, "<why>")
     assert options_html(card).count("<tr") == 2
     assert known(card, visit.engine.taxonomy) == [
-        {"question": "Scope motion", "truth": "No, the scope is not moving in these frames."}
+        ("Scope motion", "No, the scope is not moving in these frames.")
     ]
 
 
@@ -373,14 +374,24 @@ def test_other_hosts_need_a_token_and_are_warned() -> None:
     assert not serve.admits(Settings(token="0123456789abcdef"), "0123456789abcdeF")
 
 
-def test_server_is_started_without_telemetry_and_token_on_the_command_line(
+def test_tables_escape_and_set_numbers_right() -> None:
+    made = table_html([("a<b", 3), ("c", "d & e")], ("name", "n"))
+    assert made == (
+        '<table class="sv-table"><thead><tr><th scope="col">name</th><th scope="col">n</th></tr></thead>'
+        '<tbody><tr><th scope="row">a&lt;b</th><td class="number">3</td></tr>'
+        '<tr><th scope="row">c</th><td>d &amp; e</td></tr></tbody></table>'
+    )
+    assert "<thead>" not in table_html([("a", 1)])
+
+
+def test_server_is_told_no_telemetry_and_no_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Settings(token="0123456789abcdef", port=9000)
-    words = serve.command(settings)
-    assert "--browser.gatherUsageStats=false" in words
-    assert "--server.address=127.0.0.1" in words
-    assert not any(settings.token in word for word in words)
+    told = serve.options(settings)
+    assert told["browser.gatherUsageStats"] is False
+    assert (told["server.address"], told["server.port"]) == ("127.0.0.1", 9000)
+    assert settings.token not in told.values()
     monkeypatch.setenv(serve.VARIABLE, serve.environment(settings)[serve.VARIABLE])
     assert serve.read_settings() == settings
     monkeypatch.setenv(serve.VARIABLE, '{"colour": 1}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -201,3 +202,30 @@ def test_missing_model_is_one_plain_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_sources_of_the_page_are_the_documented_ones() -> None:
     assert demo_page.NOTICE == "Research only, not for clinical use."
     assert SimCases().procedures() == ["sim-77000001"]
+
+
+def test_first_paint_waits_for_no_library_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(folder: str) -> Any:
+        raise AssertionError("the model was loaded before the first paint")
+
+    monkeypatch.setenv("SURGVIVQA_DEMO", '{"model": "tiny"}')
+    monkeypatch.setattr("surgvivqa_audio.apps.cases.SIDE", 48)
+    with monkeypatch.context() as cold:
+        cold.setattr(shared, "engine", never)
+        cold.delitem(sys.modules, "torch")  # as in a server that nobody visited yet
+        page = _clean(AppTest.from_file(PAGE, default_timeout=60).run())
+    assert "Warming up the model" in _texts(page)
+    assert "visit" not in page.session_state
+    monkeypatch.setattr(shared, "engine", lambda folder: _engine())
+    _clean(page.run())
+    assert page.session_state.visit.clip.title == "sim-77000001, clip 1"
+    assert "Warming up the model" not in _texts(page)
+
+
+def test_an_answer_is_counted_in_the_sidebar(page: AppTest) -> None:
+    assert "<dd>–</dd>" in _texts(page)
+    _way(page, "typed")
+    page.text_input[0].set_value("Is a tool visible?")
+    _press(page, "Ask in writing")
+    assert "<dd>–</dd>" not in _texts(page)
+    assert any(one.value.startswith("Questions: 1, clips: 1.") for one in page.caption)

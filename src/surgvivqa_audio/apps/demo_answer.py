@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from surgvivqa_audio.apps.capability import Profile
+from surgvivqa_audio.apps.tables import table_html
 from surgvivqa_audio.apps.visit import WAYS, Card, Visit, explanation, headline, type_label, verdict
 from surgvivqa_audio.taxonomy import Taxonomy
 
@@ -108,12 +109,12 @@ def _truth(st: Any, visit: Visit, card: Card) -> None:
             )
     if card.truth:
         with st.expander("All that is known of this clip"):
-            st.table(known(card, taxonomy))
+            st.html(table_html(known(card, taxonomy)))
 
 
-def known(card: Card, taxonomy: Taxonomy) -> list[dict[str, str]]:
-    """The clip's whole ground truth, one row per question type."""
+def known(card: Card, taxonomy: Taxonomy) -> list[tuple[str, str]]:
+    """The clip's whole ground truth: question type and sentence."""
     return [
-        {"question": type_label(kind), "truth": taxonomy.types[kind].answer(short).sentence}
+        (type_label(kind), taxonomy.types[kind].answer(short).sentence)
         for kind, short in sorted(card.truth.items())
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ NANO = (
     "This is the small built-in model. It knows synthetic voices and simulated scenes only, "
     "and abstains on what it does not recognise."
 )
+WARMING = '<p class="sv-warm" role="status">Warming up the model, a few seconds …</p>'
 SIDEBAR = 270  # pixels
+PAINTED = 0.2  # seconds until the browser, once it has this page, asks for the next
 
 
 def main() -> None:
@@ -32,8 +35,6 @@ def main() -> None:
         return
     if not _start(st, settings):
         return
-    from surgvivqa_audio.apps.demo_answer import answer_panel
-    from surgvivqa_audio.apps.demo_ask import ask_panel
     from surgvivqa_audio.apps.demo_cases import case_bar, load_wanted
     from surgvivqa_audio.apps.demo_side import sidebar
 
@@ -49,9 +50,19 @@ def main() -> None:
     with see:
         _see(st, visit)
     with hear:
-        ask_panel(st, visit)
-        answer_panel(st, visit, st.session_state.profile)
-    sidebar(st, visit, settings)
+        # A question redraws this part alone, not the clip, its list and the rest of the sidebar.
+        st.fragment(_hear)(st, visit, sidebar(st, visit, settings))
+
+
+def _hear(st: Any, visit: Any, places: tuple[Any, Any]) -> None:
+    """Question and answer, and what an answer changes in the sidebar."""
+    from surgvivqa_audio.apps.demo_answer import answer_panel
+    from surgvivqa_audio.apps.demo_ask import ask_panel
+    from surgvivqa_audio.apps.demo_side import after_answer
+
+    ask_panel(st, visit)
+    answer_panel(st, visit, st.session_state.profile)
+    after_answer(st, visit, places)
 
 
 def _entered(st: Any, settings: Settings) -> bool:
@@ -71,34 +82,57 @@ def _start(st: Any, settings: Settings) -> bool:
     """Load what a first visit needs, with the warm-up shown; False where that failed."""
     if "visit" in st.session_state:
         return True
-    # The first paint does not wait for these imports.
-    with st.spinner("Warming up the model, a few seconds …"):
-        from surgvivqa_audio.apps import capability, shared
-        from surgvivqa_audio.apps.cases import DataCases, SimCases
-        from surgvivqa_audio.apps.demo_cases import pick_first
-        from surgvivqa_audio.apps.visit import Visit
-        from surgvivqa_audio.errors import SurgVivqaError
+    warming = st.empty()
+    warming.html(WARMING)
+    # Importing the model's libraries would take the processor from the very first paint.
+    if "torch" not in sys.modules and not st.session_state.get("painted"):
+        st.session_state.painted = True
+        _return_when_painted(st)
+        return False
+    loaded = _load(st, settings)
+    warming.empty()
+    return loaded
 
-        state = st.session_state
-        try:
-            engine = shared.engine(settings.model)
-            data = Path(settings.data) if settings.data else None
-            state.cases = (
-                DataCases(data, engine.taxonomy, settings.split) if data else SimCases([settings.seed])
-            )
-            state.folders = [Path(settings.report) if settings.report else None, data, _model_dir(settings)]
-        except SurgVivqaError as error:
-            st.error(str(error))
-            return False
-        try:
-            found = capability.find(capability.REPORT, state.folders)
-            state.profile, state.profile_problem = capability.read_profile(found) if found else None, ""
-        except SurgVivqaError as error:
-            # A damaged report does not keep anybody from asking; the sidebar says so.
-            state.profile, state.profile_problem = None, str(error)
-        state.types = list(engine.taxonomy.types)
-        state.visit = Visit(engine)
-        pick_first(st)
+
+def _return_when_painted(st: Any) -> None:
+    """Have the browser ask for the page again as soon as it has drawn this one."""
+    drawn: list[bool] = []
+
+    @st.fragment(run_every=PAINTED)
+    def again() -> None:
+        if drawn:
+            st.rerun()
+        drawn.append(True)
+
+    again()
+
+
+def _load(st: Any, settings: Settings) -> bool:
+    """Model, clips and figures of a new visit; False where that failed."""
+    from surgvivqa_audio.apps import capability, shared
+    from surgvivqa_audio.apps.cases import DataCases, SimCases
+    from surgvivqa_audio.apps.demo_cases import pick_first
+    from surgvivqa_audio.apps.visit import Visit
+    from surgvivqa_audio.errors import SurgVivqaError
+
+    state = st.session_state
+    try:
+        engine = shared.engine(settings.model)
+        data = Path(settings.data) if settings.data else None
+        state.cases = DataCases(data, engine.taxonomy, settings.split) if data else SimCases([settings.seed])
+        state.folders = [Path(settings.report) if settings.report else None, data, _model_dir(settings)]
+    except SurgVivqaError as error:
+        st.error(str(error))
+        return False
+    try:
+        found = capability.find(capability.REPORT, state.folders)
+        state.profile, state.profile_problem = capability.read_profile(found) if found else None, ""
+    except SurgVivqaError as error:
+        # A damaged report does not keep anybody from asking; the sidebar says so.
+        state.profile, state.profile_problem = None, str(error)
+    state.types = list(engine.taxonomy.types)
+    state.visit = Visit(engine)
+    pick_first(st)
     return True
 
 

@@ -8,18 +8,31 @@ from typing import Any
 from surgvivqa_audio.apps import capability
 from surgvivqa_audio.apps.export import visit_html, visit_json
 from surgvivqa_audio.apps.serve import Settings
+from surgvivqa_audio.apps.tables import table_html
 from surgvivqa_audio.apps.visit import Visit, type_label
 from surgvivqa_audio.errors import ConfigError, SurgVivqaError
 
 
-def sidebar(st: Any, visit: Visit, settings: Settings) -> None:
-    """Draw every section; what was not measured is said, never made up."""
+def sidebar(st: Any, visit: Visit, settings: Settings) -> tuple[Any, Any]:
+    """Draw what no answer changes; what was not measured is said, never made up.
+
+    Returns:
+        The places of the two sections that every answer changes, for :func:`after_answer`.
+    """
     with st.sidebar:
-        _live(st, visit)
+        live = st.container()
         _profile(st, st.session_state.profile, st.session_state.profile_problem)
         _model(st, visit, settings)
         _statistics(st, st.session_state.folders)
         _viewer(st, visit, settings)
+        return live, st.container()
+
+
+def after_answer(st: Any, visit: Visit, places: tuple[Any, Any]) -> None:
+    """Draw the times of this visit and its export."""
+    with places[0]:
+        _live(st, visit)
+    with places[1]:
         _export(st, visit)
 
 
@@ -30,9 +43,12 @@ def _milliseconds(value: float | int | None) -> str:
 def _live(st: Any, visit: Visit) -> None:
     st.subheader("This visit", anchor=False)
     times = visit.performance()
-    first, second = st.columns(2)
-    first.metric("Answer, p50", _milliseconds(times["answer_p50"]), help="Half of the answers came faster.")
-    second.metric("Answer, p95", _milliseconds(times["answer_p95"]), help="95 % of the answers came faster.")
+    figures = "".join(
+        f'<div title="{share} % of the answers came faster."><dt>Answer, p{share}</dt>'
+        f"<dd>{_milliseconds(times[f'answer_p{share}'])}</dd></div>"
+        for share in (50, 95)
+    )
+    st.html(f'<dl class="sv-live">{figures}</dl>')
     st.caption(
         f"Questions: {times['questions']}, clips: {times['clips']}. "
         f"Opening a clip takes {_milliseconds(times['open_p50'])} (p50)."
@@ -47,16 +63,15 @@ def _model(st: Any, visit: Visit, settings: Settings) -> None:
         abstains = (
             f"{100 * decision.abstain_below:.0f} %" if decision.abstain_below else "never by confidence"
         )
-        st.table(
-            {
-                "name": engine.name,
-                "parameters": f"{count / 1e6:.1f} million",
-                "answers": f"{len(engine.sentences)} sentences",
-                "frames": f"fit within {engine.processor.max_side} pixels",
-                "abstains below": abstains,
-                "temperature": f"{decision.temperature:.2f}",
-            }
-        )
+        card = {
+            "name": engine.name,
+            "parameters": f"{count / 1e6:.1f} million",
+            "answers": f"{len(engine.sentences)} sentences",
+            "frames": f"fit within {engine.processor.max_side} pixels",
+            "abstains below": abstains,
+            "temperature": f"{decision.temperature:.2f}",
+        }
+        st.html(table_html(card.items()))
         if not settings.model:
             st.caption(
                 "The built-in model was trained on simulated clips and synthetic voices only. "
@@ -83,20 +98,11 @@ def _measured(st: Any, profile: capability.Profile) -> None:
         f"Run {profile.run} on {where}. “Blind” is what the same answer every time would reach, "
         "without looking."
     )
-    share = st.column_config.NumberColumn(format="%d %%", width="small")
-    st.dataframe(
-        [
-            {
-                "type": type_label(name),
-                "right": round(100 * entry.accuracy),
-                "blind": round(100 * entry.floor),
-                "n": entry.rows,
-            }
-            for name, entry in sorted(profile.by_type.items())
-        ],
-        hide_index=True,
-        column_config={"right": share, "blind": share},
-    )
+    rows = [
+        (type_label(name), round(100 * entry.accuracy), round(100 * entry.floor), entry.rows)
+        for name, entry in sorted(profile.by_type.items())
+    ]
+    st.html(table_html(rows, ("type", "right, %", "blind, %", "n")))
     _page(st, profile.page, "Evaluation report (HTML)")
 
 
@@ -119,7 +125,8 @@ def _statistics(st: Any, folders: list[Path | None]) -> None:
         except ConfigError as error:
             st.error(str(error))
             return
-        st.dataframe([{"part": name, **part} for name, part in parts.items()], hide_index=True)
+        titles = ("part", "rows", "videos", "types", "informative")
+        st.html(table_html([(name, *map(part.get, titles[1:])) for name, part in parts.items()], titles))
 
 
 def _viewer(st: Any, visit: Visit, settings: Settings) -> None:

@@ -8,14 +8,18 @@ import ipaddress
 import json
 import os
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from surgvivqa_audio.errors import ConfigError, MissingExtra
+from surgvivqa_audio.errors import ConfigError, MissingExtra, SurgVivqaError
 
 VARIABLE = "SURGVIVQA_DEMO"  # carries the settings to the page; a token has no place in a process list
 PAGE = Path(__file__).with_name("demo_page.py")
 MIN_TOKEN = 16
+WARM_AFTER = 10.0  # seconds; an earlier visitor's page is drawn before the model takes the processor
 MAX_UPLOAD_MB = 64  # a larger body is refused before it is read
 
 
@@ -82,30 +86,63 @@ def admits(settings: Settings, given: str) -> bool:
     return not settings.token or hmac.compare_digest(given.encode(), settings.token.encode())
 
 
-def command(settings: Settings, cert: Path | None = None, key: Path | None = None) -> list[str]:
-    """The words that start the server."""
-    options = {
+def options(settings: Settings, cert: Path | None = None, key: Path | None = None) -> dict[str, Any]:
+    """What Streamlit is told, by the names of its configuration."""
+    found = {
         "server.address": settings.host,
-        "server.port": str(settings.port),
-        "server.headless": "true",
+        "server.port": settings.port,
+        "server.headless": True,
         "server.fileWatcherType": "none",
-        "server.maxUploadSize": str(MAX_UPLOAD_MB),
-        "server.enableXsrfProtection": "true",
-        "browser.gatherUsageStats": "false",
+        "server.maxUploadSize": MAX_UPLOAD_MB,
+        "server.enableXsrfProtection": True,
+        "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "theme.light.primaryColor": "#146c84",
         "theme.dark.primaryColor": "#5cc2d8",
     }
     if cert:
-        options |= {"server.sslCertFile": str(cert), "server.sslKeyFile": str(key)}
-    words = [sys.executable, "-m", "streamlit", "run", str(PAGE)]
-    return [*words, *(f"--{name}={value}" for name, value in options.items())]
+        found |= {"server.sslCertFile": str(cert), "server.sslKeyFile": str(key)}
+    return found
+
+
+def run(settings: Settings, cert: Path | None = None, key: Path | None = None) -> None:
+    """Serve the page in this process until Ctrl+C: a second interpreter would start everything twice.
+
+    Raises:
+        ConfigError: the server cannot start, as a rule because the port is taken.
+    """
+    # peft imports this library wherever it is installed, which takes a quarter of the model's loading time.
+    # The page never quantises, and this process serves nothing else.
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+    from streamlit.web import bootstrap
+
+    os.environ.update(environment(settings))
+    warming = threading.Timer(WARM_AFTER, _warm, [settings.model])
+    warming.daemon = True
+    warming.start()
+    told = options(settings, cert, key)
+    bootstrap.load_config_options(told)
+    try:
+        bootstrap.run(str(PAGE), False, [], told)
+    except SystemExit as ended:
+        raise ConfigError(
+            f"the page's server ended with code {ended.code}; is the port taken? choose --port"
+        ) from ended
+
+
+def _warm(model: str) -> None:
+    """Load the model before anybody asks for it."""
+    from surgvivqa_audio.apps import shared
+
+    # A checkpoint that cannot be loaded is named on the page, to whoever opens it.
+    with suppress(SurgVivqaError):
+        shared.engine(model)
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables of this process and the settings."""
-    return {**os.environ, VARIABLE: json.dumps(asdict(settings))}
+    """The variable that carries the settings to the page."""
+    return {VARIABLE: json.dumps(asdict(settings))}
 
 
 def read_settings() -> Settings:

@@ -70,23 +70,16 @@ def _has_terminal() -> bool:
 
 def _open_page(settings: Settings, warnings: list[str], cert: Path | None, key: Path | None) -> None:
     """Serve until Ctrl+C."""
-    import subprocess
-
-    from surgvivqa_audio.apps.serve import command, environment
-    from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.apps.serve import run
 
     for line in warnings:
         typer.echo(f"warning: {line}", err=True)
     scheme = "https" if cert else "http"
     typer.echo(f"\nOpening the page at {scheme}://{settings.host}:{settings.port} (Ctrl+C ends it)")
     try:
-        done = subprocess.run(command(settings, cert, key), env=environment(settings), check=False)
+        run(settings, cert, key)
     except KeyboardInterrupt:
         return
-    if done.returncode not in (0, -2, 130):
-        raise ConfigError(
-            f"the page's server ended with code {done.returncode}; is the port taken? choose --port"
-        )
 
 
 def _answer_aloud(out: Path, model: Path | None, questions: int, seed: int) -> None:
