@@ -261,10 +261,12 @@ def test_words_of_an_abstention(taxonomy: Taxonomy) -> None:
 
 def test_live_figures(visit: Visit) -> None:
     assert visit.performance()["answer_p50"] is None
+    visit.ask("microphone", np.zeros(8000, np.float32))
+    assert (visit.performance()["questions"], visit.performance()["answer_p50"]) == (1, None)
     visit.ask("microphone", tone(0.5))
     figures = visit.performance()
     assert (figures["questions"], figures["clips"], figures["answer_p95"], figures["open_p50"]) == (
-        1,
+        2,
         1,
         10.0,
         5.0,
@@ -307,7 +309,10 @@ def test_figures_come_from_the_report_or_are_missing(tmp_path: Path, visit: Visi
     profile = capability.read_profile(path)
     html = measured_html(card, profile)
     assert re.findall(r'class="value">(.*?)</td>', html) == ["80 %", "55 %"]
-    assert "Scope motion: 40 questions about simulated ColonSim clips, 95 % interval 65 to 90 %." in html
+    measured = (
+        "Scope motion: 40 questions about simulated ColonSim clips, 95&nbsp;% interval 65 to 90&nbsp;%."
+    )
+    assert measured in html
     assert "no figure for this kind" in measured_html(card, replace(profile, by_type={}))
     path.write_text("{}")
     with pytest.raises(ConfigError, match="not a report of"):

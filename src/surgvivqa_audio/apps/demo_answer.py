@@ -28,11 +28,7 @@ def answer_panel(st: Any, visit: Visit, profile: Profile | None) -> None:
     if answer.reason != "silence":
         st.html(options_html(card))
         st.html(measured_html(card, profile))
-    times = answer.timings_ms
-    st.caption(
-        f"{WAYS[card.way].capitalize()}. Clip opened in {times['open_clip']:.0f} ms, "
-        f"audio {times['audio']:.0f} ms, answer {times['answer']:.0f} ms."
-    )
+    st.caption(f"{WAYS[card.way].capitalize()}.{'' if answer.reason == 'silence' else took(card)}")
     if st.toggle("Show ground truth", key="truth"):
         _truth(st, visit, card)
 
@@ -84,7 +80,7 @@ def measured_html(card: Card, profile: Profile | None) -> str:
             + _line("This model", entry.accuracy, 0, "best")
             + _line("Always the same answer, without looking", entry.floor, 0, "floor")
             + f'</table><p class="why">{escape(type_label(card.judged_type))}: {entry.rows} questions about '
-            f"{where}, 95 % interval {100 * entry.low:.0f} to {100 * entry.high:.0f} %.</p>"
+            f"{where}, 95&nbsp;% interval {100 * entry.low:.0f} to {100 * entry.high:.0f}&nbsp;%.</p>"
         )
     return f'<div class="sv-measured">{title}{body}</div>'
 
@@ -110,6 +106,15 @@ def _truth(st: Any, visit: Visit, card: Card) -> None:
     if card.truth:
         with st.expander("All that is known of this clip"):
             st.html(table_html(known(card, taxonomy)))
+
+
+def took(card: Card) -> str:
+    """The times of an answer; silence never reaches the model and takes none."""
+    times = card.answer.timings_ms
+    return (
+        f" Clip opened in {times['open_clip']:.0f} ms, audio {times['audio']:.0f} ms, "
+        f"answer {times['answer']:.0f} ms."
+    )
 
 
 def known(card: Card, taxonomy: Taxonomy) -> list[tuple[str, str]]:

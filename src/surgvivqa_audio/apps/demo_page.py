@@ -98,13 +98,12 @@ def _return_when_painted(st: Any) -> None:
     """Have the browser ask for the page again as soon as it has drawn this one."""
     drawn: list[bool] = []
 
-    @st.fragment(run_every=PAINTED)
     def again() -> None:
         if drawn:
             st.rerun()
         drawn.append(True)
 
-    again()
+    st.fragment(again, run_every=PAINTED)()
 
 
 def _load(st: Any, settings: Settings) -> bool:

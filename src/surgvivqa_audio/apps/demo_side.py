@@ -44,14 +44,14 @@ def _live(st: Any, visit: Visit) -> None:
     st.subheader("This visit", anchor=False)
     times = visit.performance()
     figures = "".join(
-        f'<div title="{share} % of the answers came faster."><dt>Answer, p{share}</dt>'
+        f'<div title="{share} % of the answers came faster (p{share})."><dt>{name}</dt>'
         f"<dd>{_milliseconds(times[f'answer_p{share}'])}</dd></div>"
-        for share in (50, 95)
+        for share, name in ((50, "Typical answer"), (95, "Slow answer"))
     )
     st.html(f'<dl class="sv-live">{figures}</dl>')
     st.caption(
         f"Questions: {times['questions']}, clips: {times['clips']}. "
-        f"Opening a clip takes {_milliseconds(times['open_p50'])} (p50)."
+        f"Opening a clip takes {_milliseconds(times['open_p50'])}."
     )
 
 

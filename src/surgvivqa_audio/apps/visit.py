@@ -204,10 +204,10 @@ class Visit:
         self.cards[number - 1] = replace(self.cards[number - 1], confirmed=yes)
 
     def performance(self) -> dict[str, float | int | None]:
-        """Times of this visit in milliseconds."""
-        totals = [card.answer.timings_ms["total"] for card in self.cards]
+        """Times of this visit in milliseconds; a silent recording counts, but is no quick answer."""
+        totals = [card.answer.timings_ms["total"] for card in self.cards if card.answer.reason != "silence"]
         return {
-            "questions": len(totals),
+            "questions": len(self.cards),
             "clips": len(self.opened_ms),
             "answer_p50": percentile(totals, 0.5),
             "answer_p95": percentile(totals, 0.95),
