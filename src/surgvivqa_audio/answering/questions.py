@@ -71,13 +71,16 @@ def score_rows(
     masks = [tree_mask(prefix, size, trunk, length) for length in (lengths[:1] if equal else lengths)]
     mels = [one.mel for one in asked if one.mel is not None]
     embeddings = model.embed(ids.to(device), hear(model, mels, bucket) if mels else None)
-    rows = [[length - 1, *range(size, size + nodes)] for length in lengths]
+    rows: Tensor | int = 1 + nodes  # the question's last token and the tree, which follows it
+    if not equal:
+        chosen = [[length - 1, *range(size, size + nodes)] for length in lengths]
+        rows = torch.tensor(chosen, device=device)
     hidden, _ = run_text(
         model.vlm,
         embeddings,
         positions.to(device),
         joined([one.prefix for one in asked]),
         torch.stack(masks).to(device),
-        torch.tensor(rows, device=device),
+        rows,
     )
     return sentence_log_probs(hidden, model.get_output_embeddings(), trie)

@@ -23,7 +23,7 @@ def run_text(
     positions: Tensor,
     past: Layers,
     allowed: Tensor | None = None,
-    keep: Tensor | None = None,
+    keep: Tensor | int | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Run new text or audio tokens behind a prefix.
 
@@ -33,7 +33,7 @@ def run_text(
         positions: (b, n), the position of each, the same on all three M-RoPE axes.
         past: keys and values of the p tokens before, of batch b or 1; never written to.
         allowed: bool, (b or 1, n, p + n), true where a token may look; None is causal.
-        keep: (b, k), the tokens whose state is wanted; None is all of them.
+        keep: the tokens whose state is wanted: (b, k), or the last k of every row; None is all of them.
 
     Returns:
         Hidden states after the final norm, (b, k or n, d), and the keys and values of all p + n tokens.
@@ -69,28 +69,25 @@ def _layer(
     turn: tuple[Tensor, Tensor],
     old: tuple[Tensor, Tensor],
     mask: Tensor | None,
-    rows: Tensor | None,
+    rows: Tensor | int | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     attention = layer.self_attn
-    batch, size, width = hidden.shape
+    batch, size = hidden.shape[:2]
     normed = _norm(layer.input_layernorm, hidden)
     heads = (batch, size, -1, attention.head_dim)
     key, value = _linear(attention.k_proj, normed).view(heads), _linear(attention.v_proj, normed).view(heads)
     cos, sin = turn
     if rows is not None:
-        at = rows[..., None]
-        hidden, normed = (part.gather(1, at.expand(-1, -1, width)) for part in (hidden, normed))
-        heads = (batch, rows.shape[1], -1, attention.head_dim)
+        hidden, normed = _rows(hidden, rows), _rows(normed, rows)
+        heads = (batch, hidden.shape[1], -1, attention.head_dim)
         if mask is not None:
-            mask = mask.expand(batch, -1, -1, -1)[:, 0].gather(1, at.expand(-1, -1, mask.shape[-1]))[:, None]
+            mask = _rows(mask.expand(batch, -1, -1, -1)[:, 0], rows)[:, None]
     query = _linear(attention.q_proj, normed).view(heads)
     if hasattr(attention, "q_norm"):  # Qwen3-VL
         query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
     key = _rotate(key, cos, sin)
     if rows is not None:
-        cos, sin = (
-            part[:, :, 0].gather(1, at.expand(-1, -1, part.shape[-1]))[:, :, None] for part in (cos, sin)
-        )
+        cos, sin = (_rows(part[:, :, 0], rows)[:, :, None] for part in (cos, sin))
     query = _rotate(query, cos, sin)
     past_key, past_value = old
     if past_key.shape[0] != batch:
@@ -102,6 +99,13 @@ def _layer(
     mlp, normed = layer.mlp, _norm(layer.post_attention_layernorm, hidden)
     wide = mlp.act_fn(_linear(mlp.gate_proj, normed)).mul_(_linear(mlp.up_proj, normed))
     return hidden + _linear(mlp.down_proj, wide), (keys, values)
+
+
+def _rows(x: Tensor, rows: Tensor | int) -> Tensor:
+    """(b, n, width) -> (b, k, width); the last k are a view."""
+    if isinstance(rows, int):
+        return x[:, x.shape[1] - rows :]
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:
