@@ -65,7 +65,7 @@ class Sample(BaseModel):
 
 
 class FrameStore(Protocol):
-    """Where frames come from: folders, archives, video files or the simulator."""
+    """Where frames come from: folders, archives, video files or the simulator. Several threads may read."""
 
     def read(self, video_id: str, number: int) -> Image:
         """Return one RGB frame, uint8 (height, width, 3).

@@ -181,6 +181,11 @@ def test_scaled_decoding_is_close_to_full_decoding() -> None:
     assert [frame.shape for frame in scaled] == [(308, 392, 3)] * 3
     assert full[0].shape == (308, 392, 3)
     assert float(np.abs(scaled[0].astype(int) - full[0].astype(int)).mean()) <= 1.0
+    assert not np.array_equal(scaled[0], full[0])  # or nothing was scaled
+    nano = Geometry(14, 2, 2, 112)  # one eighth
+    scaled, full = decode_frames([content], nano), decode_frames([content], nano, scaled=False)
+    assert scaled[0].shape == full[0].shape == (84, 112, 3)
+    assert float(np.abs(scaled[0].astype(int) - full[0].astype(int)).mean()) <= 1.0
     small = decode_frames([_jpeg(56, 56)], geometry)
     assert small[0].shape == (56, 56, 3)
     with pytest.raises(BadImage, match="frame 2"):

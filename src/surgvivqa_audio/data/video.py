@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -137,13 +138,16 @@ class VideoStore:
         self._paths = dict(paths)
         self._first = first_number
         self._files: dict[str, VideoFile] = {}
+        self._lock = threading.Lock()  # two readers must not list the packets of one file twice
 
     def _file(self, video_id: str) -> VideoFile:
-        if video_id not in self._files:
-            if video_id not in self._paths:
-                raise MissingFrame(f"no video file for {video_id}; known: {', '.join(sorted(self._paths))}")
-            self._files[video_id] = VideoFile(self._paths[video_id])
-        return self._files[video_id]
+        with self._lock:
+            if video_id not in self._files:
+                if video_id not in self._paths:
+                    known = ", ".join(sorted(self._paths))
+                    raise MissingFrame(f"no video file for {video_id}; known: {known}")
+                self._files[video_id] = VideoFile(self._paths[video_id])
+            return self._files[video_id]
 
     def read(self, video_id: str, number: int) -> Image:
         """One frame, RGB uint8 (height, width, 3); raises MissingFrame or BadImage."""

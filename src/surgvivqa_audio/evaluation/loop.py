@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +16,7 @@ from typing import Any
 
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
 from surgvivqa_audio.errors import ConfigError, SurgVivqaError
+from surgvivqa_audio.evaluation.ahead import ClipsAhead
 from surgvivqa_audio.evaluation.answered import answer_fields
 from surgvivqa_audio.evaluation.controls import (
     AddNoise,
@@ -31,7 +33,7 @@ from surgvivqa_audio.evaluation.drawing import draw
 from surgvivqa_audio.evaluation.parts import Parts
 from surgvivqa_audio.files import write_json, write_jsonl
 from surgvivqa_audio.provenance import run_record
-from surgvivqa_audio.sample import FrameStore, Sample, read_clip
+from surgvivqa_audio.sample import FrameStore, Sample
 
 Speak = Callable[[Sample, str], Wave]  # (sample, variant) -> mono 16 kHz waveform
 Wording = Callable[[Sample, str], str]  # (sample, variant) -> question as typed
@@ -118,17 +120,27 @@ def run_eval(
     parts = Parts(out, {"config": config, "seed": settings.seed, "data": record["data_sha256"]})
     rows = parts.finished()
     todo = [sample for sample in chosen if sample.key not in rows]
-    runner = _Runner(system, sources, settings, planner, _short_record(record))
-    for batch in _batches(todo, settings.batch_size):
-        done = runner.run(batch)
-        parts.add(done)
-        rows |= {row["key"]: row for row in done}
-        if progress is not None:
-            progress(len(rows), len(chosen))
+    with _ahead(system, sources.store, planner, todo) as clips:
+        runner = _Runner(system, sources, settings, planner, _short_record(record), clips)
+        for batch in _batches(todo, settings.batch_size):
+            done = runner.run(batch)
+            parts.add(done)
+            rows |= {row["key"]: row for row in done}
+            if progress is not None:
+                progress(len(rows), len(chosen))
     order = {sample.key: at for at, sample in enumerate(samples)}
     ordered = sorted(rows.values(), key=lambda row: order[row["key"]])
     _write(out, ordered, record, parts)
     return ordered
+
+
+def _ahead(
+    system: System, store: FrameStore | None, planner: Planner, todo: Sequence[Sample]
+) -> AbstractContextManager[ClipsAhead | None]:
+    """The clips of all rows, decoded ahead; None where nothing is looked at or there is nothing to see."""
+    if store is None or "frames" not in system.needs:
+        return nullcontext()
+    return ClipsAhead(store, (planner.plan(sample).seen for sample in todo))
 
 
 def _config(system: System, settings: Settings) -> dict[str, Any]:
@@ -181,13 +193,20 @@ class _Runner:
     """Builds queries, asks the system, and puts answers back beside the gold."""
 
     def __init__(
-        self, system: System, sources: Sources, settings: Settings, planner: Planner, record: dict[str, Any]
+        self,
+        system: System,
+        sources: Sources,
+        settings: Settings,
+        planner: Planner,
+        record: dict[str, Any],
+        clips: ClipsAhead | None,
     ) -> None:
         self.system = system
         self.sources = sources
         self.settings = settings
         self.planner = planner
         self.record = record
+        self.clips = clips
         self._clip: tuple[str, Clip] | None = None
 
     def run(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
@@ -248,11 +267,11 @@ class _Runner:
         return Query(key=name, clip=clip, audio=audio, text=text)
 
     def _frames(self, plan: Plan) -> Clip:
-        if self.sources.store is None:
+        if self.clips is None:
             raise ConfigError(f"system {self.system.name} looks, but no frames were given")
         name = clip_name(plan.seen)
         if self._clip is None or self._clip[0] != name:
-            frames = read_clip(self.sources.store, plan.seen)
+            frames = self.clips.read(plan.seen)
             rng = generator(self.settings.seed, self.settings.control, name)
             changed = change_frames(self.settings.control, frames, rng)
             self._clip = (name, Clip(changed, self.sources.rate(plan.seen)))
