@@ -223,9 +223,9 @@ def test_first_paint_waits_for_no_library_of_the_model(monkeypatch: pytest.Monke
 
 
 def test_an_answer_is_counted_in_the_sidebar(page: AppTest) -> None:
-    assert "<dd>–</dd>" in _texts(page)
+    assert 'class="figure">–<' in _texts(page)
     _way(page, "typed")
     page.text_input[0].set_value("Is a tool visible?")
     _press(page, "Ask in writing")
-    assert "<dd>–</dd>" not in _texts(page)
+    assert 'class="figure">–<' not in _texts(page)
     assert any(one.value.startswith("Questions: 1, clips: 1.") for one in page.caption)

@@ -44,11 +44,11 @@ def _live(st: Any, visit: Visit) -> None:
     st.subheader("This visit", anchor=False)
     times = visit.performance()
     figures = "".join(
-        f'<div title="{share} % of the answers came faster (p{share})."><dt>{name}</dt>'
-        f"<dd>{_milliseconds(times[f'answer_p{share}'])}</dd></div>"
+        f'<div title="{share} % of the answers came faster (p{share})."><p>{name}</p>'
+        f'<p class="figure">{_milliseconds(times[f"answer_p{share}"])}</p></div>'
         for share, name in ((50, "Typical answer"), (95, "Slow answer"))
     )
-    st.html(f'<dl class="sv-live">{figures}</dl>')
+    st.html(f'<div class="sv-live">{figures}</div>')
     st.caption(
         f"Questions: {times['questions']}, clips: {times['clips']}. "
         f"Opening a clip takes {_milliseconds(times['open_p50'])}."
