@@ -10,7 +10,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from surgvivqa_audio.answering.engine import AnswerEngine
-from surgvivqa_audio.bench.training import run_training
+from surgvivqa_audio.bench.training import fits, run_training
 from surgvivqa_audio.bench.training_variants import Rig, ladder
 from surgvivqa_audio.bench.workload import Workload
 from surgvivqa_audio.errors import ConfigError
@@ -71,3 +71,10 @@ def test_result_names_both_ends_and_counts_the_work(taxonomy: Taxonomy) -> None:
     assert found["steps"][0]["tokens_per_sample"] > 1500
     assert found["steps"][1]["tokens_per_sample"] < 100
     assert found["steps"][0]["gflop_per_sample"] > 5 * found["steps"][1]["gflop_per_sample"]
+
+
+def test_a_round_that_would_end_too_late_is_not_begun() -> None:
+    assert fits([], 9e9, 1.0)  # one round there always is
+    assert fits([20e3, 10e3], 40e3, 1.0)
+    assert not fits([20e3, 10e3], 41e3, 1.0)
+    assert fits([20e3], 9e9, None)

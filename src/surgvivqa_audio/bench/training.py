@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def run_training(
 
     Args:
         work: the model and what it is shown.
-        rounds: timed updates of every way; ``minutes`` may end it before.
+        rounds: timed updates of every way; fewer where another one would end after ``minutes``.
         questions: per clip; the published rows have 1.02.
         samples: of one update.
         whole_ladder: False: only both ends.
@@ -65,16 +66,15 @@ def run_training(
     costs = {variant.name: _cost(rig, variant) for variant in variants}
     times: dict[str, list[float]] = defaultdict(list)
     busy: dict[str, list[float]] = defaultdict(list)
-    done = 0
-    while done < rounds and not (done and minutes and clock() - started > minutes * 60e3):
-        _round(rig, variants, done, times, busy)
-        done += 1
+    lengths: list[float] = []
+    while len(lengths) < rounds and fits(lengths, clock() - started, minutes):
+        lengths.append(timed(lambda: _round(rig, variants, len(lengths), times, busy)))
         if progress is not None:
-            progress(done, rounds)
+            progress(len(lengths), rounds)
     return {
         "benchmark": "training",
         "size": work.size,
-        "rounds": done,
+        "rounds": len(lengths),
         "samples_per_step": samples,
         "questions_per_clip": questions,
         "epochs": EPOCHS,
@@ -86,6 +86,17 @@ def run_training(
         "machine": before | {"load_average_after": machine(work.device, rig.dtype)["load_average"]},
         "minutes": round((clock() - started) / 60e3, 2),
     }
+
+
+def fits(lengths: Sequence[float], spent: float, minutes: float | None) -> bool:
+    """Whether one more round, as long as the longest so far, ends in time; the first always does.
+
+    Args:
+        lengths: of the rounds so far, milliseconds.
+        spent: milliseconds since the measurement began.
+        minutes: the limit; None for none.
+    """
+    return not lengths or minutes is None or spent + max(lengths) <= minutes * 60e3
 
 
 def _round(

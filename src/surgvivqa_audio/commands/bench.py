@@ -130,7 +130,9 @@ def training(
     questions: Annotated[int, typer.Option(min=1, help="Per clip; the published rows have one.")] = 1,
     samples: Annotated[int, typer.Option(min=1, help="Of one update; the published batch is 8.")] = 8,
     ladder: Annotated[bool, typer.Option(help="Every step between both ends too.")] = True,
-    minutes: Annotated[float | None, typer.Option(help="Stop after this time, with fewer rounds.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Fewer rounds where another would end after this time.")
+    ] = None,
 ) -> Measured:
     """Samples per second of training: the predecessor's recipe, the fast path, the steps between them."""
     from surgvivqa_audio.bench.training import run_training
