@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
 from surgvivqa_audio.evaluation.controls import clip_name
@@ -54,6 +55,13 @@ class ClipsAhead:
     def _fill(self) -> None:
         while len(self._waiting) < AHEAD and (sample := next(self._wanted, None)) is not None:
             self._waiting.append((clip_name(sample), self._pool.submit(read_clip, self._store, sample)))
+
+
+def clips_ahead(
+    store: FrameStore | None, wanted: Iterable[Sample]
+) -> AbstractContextManager[ClipsAhead | None]:
+    """The clips of a run; None where there is no store."""
+    return nullcontext() if store is None else ClipsAhead(store, wanted)
 
 
 def _changes(samples: Iterable[Sample]) -> Iterator[Sample]:

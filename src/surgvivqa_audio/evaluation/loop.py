@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +15,7 @@ from typing import Any
 
 from surgvivqa_audio.answering.base import Answer, Clip, Query, System
 from surgvivqa_audio.errors import ConfigError, SurgVivqaError
-from surgvivqa_audio.evaluation.ahead import ClipsAhead
+from surgvivqa_audio.evaluation.ahead import ClipsAhead, clips_ahead
 from surgvivqa_audio.evaluation.answered import answer_fields
 from surgvivqa_audio.evaluation.controls import (
     AddNoise,
@@ -120,7 +119,8 @@ def run_eval(
     parts = Parts(out, {"config": config, "seed": settings.seed, "data": record["data_sha256"]})
     rows = parts.finished()
     todo = [sample for sample in chosen if sample.key not in rows]
-    with _ahead(system, sources.store, planner, todo) as clips:
+    store = sources.store if "frames" in system.needs else None
+    with clips_ahead(store, (planner.plan(sample).seen for sample in todo)) as clips:
         runner = _Runner(system, sources, settings, planner, _short_record(record), clips)
         for batch in _batches(todo, settings.batch_size):
             done = runner.run(batch)
@@ -132,15 +132,6 @@ def run_eval(
     ordered = sorted(rows.values(), key=lambda row: order[row["key"]])
     _write(out, ordered, record, parts)
     return ordered
-
-
-def _ahead(
-    system: System, store: FrameStore | None, planner: Planner, todo: Sequence[Sample]
-) -> AbstractContextManager[ClipsAhead | None]:
-    """The clips of all rows, decoded ahead; None where nothing is looked at or there is nothing to see."""
-    if store is None or "frames" not in system.needs:
-        return nullcontext()
-    return ClipsAhead(store, (planner.plan(sample).seen for sample in todo))
 
 
 def _config(system: System, settings: Settings) -> dict[str, Any]:
