@@ -85,7 +85,7 @@ def test_latency_gives_the_fields_of_the_contract(work: Workload) -> None:
     assert ("asr", "prefix_ready") in seen
     assert all(entry["ci95"][0] <= entry["median"] <= entry["ci95"][1] for entry in found["ratios"])
     assert found["size"] == "nano"
-    assert set(found["preparation_ms"]) == {"question", "clip"}
+    assert set(found["preparation_ms"]) == {"question", "clip", "clip_of_dataset_size"}
     assert {"cpu", "cores", "threads", "load_average", "device"} <= set(found["machine"])
     assert found["workload"]["sentences"] == len(load_taxonomy().sentences())
 
@@ -93,7 +93,9 @@ def test_latency_gives_the_fields_of_the_contract(work: Workload) -> None:
 def test_throughput_and_growth_cover_their_axes(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run_throughput(work, 1, batch=2)
     assert found["samples_per_second"]["ours"] > 0
-    assert found["ratios"][0]["peer"] == "seed"
+    assert found["samples_per_second"]["ours_one_clip"] > 0
+    assert [entry["state"] for entry in found["ratios"]] == ["batched", "batched-one-clip"]
+    assert {entry["peer"] for entry in found["ratios"]} == {"seed"}
     assert list(AXES) == ["frames", "questions", "speech_seconds", "options"]
     monkeypatch.setitem(AXES, "frames", (2, 4))
     monkeypatch.setitem(AXES, "questions", (1, 2))
