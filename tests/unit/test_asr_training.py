@@ -11,18 +11,16 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.taxonomy import load_taxonomy
 from surgvivqa_audio.training.asr import AsrConfig, run_asr
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper
-from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, nano_corpus
+from tiny_graft import nano_tokenizer
 
 _SIZE = WhisperSize(d_model=16, encoder_layers=1, decoder_layers=1, heads=2, ffn=32)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    taxonomy = load_taxonomy()
-    return build_nano_tokenizer(taxonomy, nano_corpus(taxonomy))
+    return nano_tokenizer()
 
 
 def test_the_default_size_fits_the_budget(tokenizer: PreTrainedTokenizerFast) -> None:

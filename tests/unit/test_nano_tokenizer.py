@@ -16,12 +16,12 @@ from surgvivqa_audio.training.nano_tokenizer import (
     common_words,
     nano_corpus,
 )
+from tiny_graft import nano_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    taxonomy = load_taxonomy()
-    return build_nano_tokenizer(taxonomy, nano_corpus(taxonomy))
+    return nano_tokenizer()
 
 
 def test_size_and_roles(tokenizer: PreTrainedTokenizerFast) -> None:
