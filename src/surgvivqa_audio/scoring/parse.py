@@ -63,6 +63,8 @@ class AnswerParser:
         self._sentences = _longest_first(
             [(words(text).tokens, Label(*label)) for text, label in taxonomy.sentences().items()]
         )
+        answers = [answer for kind in taxonomy.types.values() for answer in kind.answers]
+        self._forms = [words(form).tokens for one in answers for form in (one.short, *one.synonyms)]
         self._grammars = {name: self._grammar(kind) for name, kind in taxonomy.types.items()}
         self._grammars[OUT_OF_SCOPE] = _Grammar(_longest_first(self._refusals().items()), None)
         self._seen: dict[tuple[str, str], Label | None] = {}
@@ -119,7 +121,7 @@ class AnswerParser:
                 for spelling in _spellings(words(form).tokens):
                     own[spelling] = Label(kind.name, answer.short)
         if not kind.binary:
-            phrases |= dict.fromkeys(self._lookalikes(kind, own))
+            phrases |= dict.fromkeys(self._lookalikes(own))
         polarity = Polarity.of(kind) if kind.binary else None
         return _Grammar(_longest_first((phrases | own).items()), polarity)
 
@@ -128,16 +130,11 @@ class AnswerParser:
         phrases: dict[tuple[str, ...], Label | None] = dict.fromkeys(_IDIOMS)
         return phrases | {words(form).tokens: self.refusal for form in (refusal.short, *refusal.synonyms)}
 
-    def _lookalikes(
-        self, kind: QuestionType, own: dict[tuple[str, ...], Label | None]
-    ) -> Iterator[tuple[str, ...]]:
+    def _lookalikes(self, own: dict[tuple[str, ...], Label | None]) -> Iterator[tuple[str, ...]]:
         """Phrases of other types that contain an option of this one: "upper left" is not "left"."""
-        for other in self.taxonomy.types.values():
-            for answer in other.answers:
-                for form in (answer.short, *answer.synonyms):
-                    tokens = words(form).tokens
-                    if len(tokens) > 1 and tokens not in own and any(find(tokens, mine) for mine in own):
-                        yield tokens
+        for tokens in self._forms:
+            if len(tokens) > 1 and tokens not in own and any(find(tokens, mine) for mine in own):
+                yield tokens
 
 
 def parse(predicted: str, taxonomy: Taxonomy, question_type: str) -> Label | None:
