@@ -233,18 +233,17 @@ def one_run(plan: Plan, name: str, seed: int) -> dict[str, Any]:
 def compare(plan: Plan, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every other arm against the seed arm, over the seeds that both have."""
     rates = {(run["arm"], run["seed"]): run["samples_per_second"] for run in runs}
-    found = []
+    taxonomy, found = load_taxonomy(), []
     for name in list(ARMS)[1:]:
         seeds = [seed for seed in plan.seeds if (name, seed) in rates and ("seed", seed) in rates]
         if not seeds:
             continue
         ratios = [rates[name, seed] / rates["seed", seed] for seed in seeds]
         answers = [
-            (read_predictions(answer(plan, name, seed)), read_predictions(answer(plan, "seed", seed)))
-            for seed in seeds
+            [read_predictions(answer(plan, arm, seed), taxonomy) for arm in (name, "seed")] for seed in seeds
         ]
         speed = {"median": round(median(ratios), 2), "pairs": [round(ratio, 2) for ratio in ratios]}
-        gap = difference(answers, load_taxonomy())
+        gap = difference(answers, taxonomy)
         found.append(
             {"arm": name, "seeds": seeds, "samples_per_second_ratio": speed, "accuracy_difference": gap}
         )

@@ -59,7 +59,7 @@ def last_gain(eval_loss: Sequence[Sequence[float]]) -> float | None:
     return round(1 - eval_loss[-1][1] / eval_loss[-2][1], 4)
 
 
-def difference(pairs: Sequence[tuple[Sequence[Prediction], Sequence[Prediction]]], taxonomy: Taxonomy) -> Any:
+def difference(pairs: Sequence[Sequence[Sequence[Prediction]]], taxonomy: Taxonomy) -> dict[str, Any]:
     """Accuracy of the first of each pair minus that of the second, all pairs together.
 
     Rows are paired by key; the interval draws whole procedures with all their seeds.
