@@ -63,6 +63,19 @@ def test_the_log_is_cut_back_to_where_a_run_continues(tmp_path: Path) -> None:
     assert {"tokens_per_second", "eta_seconds", "memory_gib"} <= seen[0].keys()
 
 
+def test_processor_seconds_add_up_over_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [{"step": 10, "processor_seconds": 500.0}, {"step": 20, "processor_seconds": 9000.0}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    log = RunLog(path, lambda: 0, None)
+    log.on_train_begin(None, state(10), None)
+    sum(range(10**6))
+    log.on_log(SimpleNamespace(world_size=1), state(12), None, logs={"loss": 1.0})
+    last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    assert last["step"] == 12
+    assert 500.0 < last["processor_seconds"] < 600.0
+
+
 def test_the_reason_of_the_end_is_said() -> None:
     stopper = EarlyStoppingCallback(3)
     assert stop_reason(stopper, state(100)) == "all steps done"
