@@ -29,7 +29,7 @@ from surgvivqa_audio.training.tower import TowerConfig, train_tower
 class VlmRecipe(BaseModel):
     """Pretraining of the nano Qwen2-VL on simulated clips and typed questions.
 
-    ``procedures`` keeps the language model to the first ones of each pool (0: all), for a training-size curve.
+    ``procedures`` keeps the language model to the first ones of each pool (0: all), for training-size curves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
