@@ -194,13 +194,16 @@ def _gate(levels: NDArray[np.float64], opening: float, closing: float) -> NDArra
 
 def activity(wave: Wave) -> NDArray[np.bool_]:
     """Which samples belong to speech, bool (samples,): an energy gate that adapts to the noise floor."""
+    return np.repeat(_voiced_frames(wave), _FRAME)[: wave.size]
+
+
+def _voiced_frames(wave: Wave) -> NDArray[np.bool_]:
     if not wave.size:
         return np.zeros(0, np.bool_)
     levels = _frame_levels(wave)
     floor, peak = np.percentile(levels, 10), float(levels.max())
     opening = max(_OPEN_DB, min(float(floor) + 12.0, peak - 20.0))
-    voiced = _gate(levels, opening, opening + _CLOSE_DB - _OPEN_DB)
-    return np.repeat(voiced, _FRAME)[: wave.size]
+    return _gate(levels, opening, opening + _CLOSE_DB - _OPEN_DB)
 
 
 def is_silent(wave: Wave) -> bool:
@@ -210,8 +213,9 @@ def is_silent(wave: Wave) -> bool:
 
 def trim_silence(wave: Wave, margin_s: float = 0.1) -> Wave:
     """Cut silence before and after the speech, keeping ``margin_s`` on each side; silence stays as it is."""
-    voiced = np.flatnonzero(activity(wave))
+    voiced = np.flatnonzero(_voiced_frames(wave))
     if not voiced.size:
         return wave
     margin = int(margin_s * SAMPLE_RATE)
-    return wave[max(0, int(voiced[0]) - margin) : int(voiced[-1]) + 1 + margin]
+    end = min((int(voiced[-1]) + 1) * _FRAME, wave.size)
+    return wave[max(0, int(voiced[0]) * _FRAME - margin) : end + margin]
