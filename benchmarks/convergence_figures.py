@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from surgvivqa_audio.bench.figures import replace_figures
-from surgvivqa_audio.files import write_text
+from surgvivqa_audio.files import read_jsonl, write_text
 from surgvivqa_audio.scoring.parse import AnswerParser
 from surgvivqa_audio.scoring.rows import Prediction
 from surgvivqa_audio.scoring.score import judge
@@ -17,8 +17,19 @@ from surgvivqa_audio.scoring.statistics import cluster_bootstrap
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Log = Sequence[dict[str, Any]]
-COLOURS = {"seed": "#c1666b", "fast": "#2a6f97", "fast-typed": "#9aa5b1"}
+COLOURS = {"seed": "#c1666b", "fast": "#2a6f97", "fast-typed": "#9aa5b1", "seed-video": "#e0a458"}
 SMOOTH = 5  # updates behind a point of the train loss
+
+
+def count(path: Path) -> int:
+    """Rows of a file."""
+    return sum(1 for _ in read_jsonl(path))
+
+
+def missing(runs: Sequence[dict[str, Any]], arms: Iterable[str], seeds: Sequence[int]) -> list[str]:
+    """The runs that are not there yet, as arm and seed."""
+    done = {(run["arm"], run["seed"]) for run in runs}
+    return [f"{arm} {seed}" for arm in arms for seed in seeds if (arm, seed) not in done]
 
 
 def cost(log: Log, samples: float) -> float:
@@ -130,8 +141,8 @@ def table(result: dict[str, Any]) -> str:
             f"times the samples per processor second ({min(speed['pairs']):.1f} to "
             f"{max(speed['pairs']):.1f}), accuracy {100 * gap['mean']:+.1f} points [{low:+.1f}, {high:+.1f}]."
         )
-    if not result["complete"]:
-        lines.append("**Not complete**: runs of the plan are still missing.")
+    if result["missing"]:
+        lines.append(f"**Not complete**, still to run: {', '.join(result['missing'])}.")
     return "\n".join(lines)
 
 

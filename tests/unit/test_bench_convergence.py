@@ -85,7 +85,7 @@ def test_the_page_gets_the_table_between_its_marks_and_a_picture(tmp_path: Path)
         "samples_per_second_ratio": {"median": 20.0, "pairs": [20.0]},
         "accuracy_difference": {"mean": 0.01, "ci95": [-0.02, 0.04]},
     }
-    result = {"rows": {"test": 9}, "runs": runs, "against_seed": [entry], "complete": False}
+    result = {"rows": {"test": 9}, "runs": runs, "against_seed": [entry], "missing": ["seed 2"]}
     figures.write_page(result, page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
@@ -93,7 +93,7 @@ def test_the_page_gets_the_table_between_its_marks_and_a_picture(tmp_path: Path)
     assert "old" not in text
     assert "| seed | 1 | 0.50 | 4.00, 1.000 | 8.0, all steps done at 8.0 | - | 50.0 [40.0, 60.0] |" in text
     assert "20.0 times the samples per processor second (20.0 to 20.0), accuracy +1.0 points" in text
-    assert "**Not complete**" in text
+    assert "**Not complete**, still to run: seed 2." in text
     figures.plot(runs, tmp_path / "new" / "curves.svg")
     assert "</svg>" in (tmp_path / "new" / "curves.svg").read_text(encoding="utf-8")
 
@@ -122,6 +122,8 @@ def test_every_arm_is_a_recipe_with_the_same_values_of_training(tmp_path: Path) 
     assert (seed.trainer.effective_batch, seed.fast.checkpointing) == (8, "never")
     assert (fast.data.mode, fast.prompt.projector, fast.data.pack) == ("audio", "mlp", 8)
     assert (typed.data.mode, typed.prompt.projector) == ("audio+text", "linear")
+    video = found["seed-video"]
+    assert video == seed.model_copy(update={"prompt": seed.prompt.model_copy(update={"pathway": "video"})})
     timed = convergence.read_recipe(
         convergence.ROOT / "recipes/seed.yaml",
         convergence.settings(plan, convergence.ARMS["seed"], 43, curve=False),
