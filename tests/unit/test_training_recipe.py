@@ -35,6 +35,7 @@ def test_override_replaces_a_nested_value() -> None:
     ("text", "overrides", "message"),
     [
         ("stage: vlm\nsteps: 3\n", (), r"bad\.yaml: key 'steps': Extra inputs"),
+        ("stage: vlm\nlanguage: [fresh]\n", (), r"bad\.yaml: .*language names no pool of this recipe: fresh"),
         ("stage: fly\n", (), r"bad\.yaml: key 'stage' must be one of asr, vlm, nano-align"),
         ("- 1\n", (), r"bad\.yaml: key 'stage'"),
         ("a: [\n", (), r"bad\.yaml: cannot be read as YAML"),

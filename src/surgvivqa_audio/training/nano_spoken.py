@@ -57,7 +57,7 @@ class NanoSpokenRecipe(BaseModel):
     vlm: str = ""
     whisper: str = ""
     base: str = ""
-    clips: tuple[str, ...] = ("runs/nano/fresh", "runs/nano/clips16")
+    clips: tuple[str, ...] = ("runs/nano/clips", "runs/nano/clips16")
     features: str = "runs/nano/features"
     speech: str = "runs/nano/asr/pool"
     heard: str = "runs/nano/heard"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import WhisperConfig
 
 from surgvivqa_audio.files import write_json
@@ -29,7 +29,8 @@ from surgvivqa_audio.training.tower import TowerConfig, train_tower
 class VlmRecipe(BaseModel):
     """Pretraining of the nano Qwen2-VL on simulated clips and typed questions.
 
-    ``procedures`` keeps the language model to the first ones of each pool (0: all), for training-size curves.
+    ``language`` names the pools that the language model reads (none: all); ``procedures`` keeps it to the
+    first ones of each (0: all), for training-size curves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +44,15 @@ class VlmRecipe(BaseModel):
     features: str = "runs/nano/features"
     tower: TowerConfig = TowerConfig()
     train: LanguageConfig = LanguageConfig()
+    language: tuple[str, ...] = ()
     procedures: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _language_reads_known_pools(self) -> VlmRecipe:
+        unknown = sorted(set(self.language) - set(self.pools))
+        if unknown:
+            raise ValueError(f"language names no pool of this recipe: {', '.join(unknown)}")
+        return self
 
 
 def nano_processor(taxonomy: Taxonomy, size: NanoSize) -> AudioGraftProcessor:
@@ -74,9 +83,9 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
 def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
     """Render the clip pools if needed, train the tower, then the language model on its frozen features.
 
-    The first pool trains the tower, the others the language model: features of clips that the tower learned
-    by heart look clearer than those of a new clip ever will. Saves a stock Qwen2-VL with its processor in
-    ``out/vlm``.
+    The first pool trains the tower. Features of clips that it learned by heart look clearer than those of a
+    new clip ever will, so ``recipe.language`` may keep them from the language model. Saves a stock Qwen2-VL
+    with its processor in ``out/vlm``.
     """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -92,9 +101,12 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
     train_tower(model.vlm, processor, taxonomy, pools[0][1], recipe.tower, out / "tower", resume, progress)
-    seen = with_features(model.vlm, processor, pools[1:] or pools, Path(recipe.features))
-    if recipe.procedures:  # every pool has the same number of clips a procedure in a curve's recipe
-        seen = [each.first(recipe.procedures * recipe.pools[pools[0][0]].clips) for each in seen]
+    names = recipe.language or tuple(recipe.pools)
+    read = [(name, clips) for name, clips in pools if name in names]
+    seen = with_features(model.vlm, processor, read, Path(recipe.features))
+    if recipe.procedures:
+        counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
+        seen = [each.first(count) for each, count in zip(seen, counts, strict=True)]
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
     )
