@@ -158,6 +158,15 @@ def test_cache_stays_within_its_bytes_and_drops_what_was_not_read(tmp_path: Path
     assert cache.get(damaged.stem) is None
 
 
+def test_a_staged_file_may_vanish_while_another_writer_starts(tmp_path: Path) -> None:
+    staged = tmp_path / "00" / ".entry.1.tmp"
+    staged.parent.mkdir()
+    staged.symlink_to(tmp_path / "renamed")  # listed, but gone when it is looked at
+    cache = FeatureCache(tmp_path, 10_000)
+    cache.put("0" * 64, torch.ones(3))
+    assert cache.get("0" * 64) is not None
+
+
 def test_concurrent_writers_leave_whole_entries_and_keep_the_bound(tmp_path: Path) -> None:
     limit = 8 * 4100
     children = []

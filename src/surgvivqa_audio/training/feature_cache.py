@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.glob(f"*/.*{_STAGED}"):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another writer has just finished it
+                    if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                        path.unlink()
         except OSError as error:
             raise ModelError(f"{self.folder}: the feature cache cannot be made ({error})") from error
 
