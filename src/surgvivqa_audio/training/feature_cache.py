@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from surgvivqa_audio.errors import ConfigError, ModelError
@@ -62,7 +62,8 @@ class FeatureCache:
         """The tensor of this name on the CPU; None where it is absent, was evicted, or is damaged."""
         path = self._path(name)
         try:
-            found = load_file(path)["features"]
+            # Read once: the library's own reader opens the name again, which may be evicted by then.
+            found = load(path.read_bytes())["features"]
             os.utime(path)
         except FileNotFoundError:
             return None
