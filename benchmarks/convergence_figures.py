@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from surgvivqa_audio.bench.figures import replace_figures
+from surgvivqa_audio.bench.figures import markdown_table, replace_figures
 from surgvivqa_audio.files import read_jsonl, write_text
 from surgvivqa_audio.scoring.parse import AnswerParser
 from surgvivqa_audio.scoring.rows import Prediction
@@ -117,20 +117,32 @@ def plot(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """The Markdown of the documentation: one line per run, then the comparison of the arms."""
-    head = (
-        "| arm | seed | samples/s (processor) | loss: first, best eval | best at epoch, why it ended "
-        "| last gain | right of {rows}, % [95 %] | balanced, % |"
-    )
-    lines = [head.format(rows=result["rows"]["test"]), "|---|---|---|---|---|---|---|---|"]
+    head = [
+        "arm",
+        "seed",
+        "samples/s (processor)",
+        "loss: first, best eval",
+        "best at epoch, why it ended",
+        "last gain",
+        f"right of {result['rows']['test']}, % [95 %]",
+        "balanced, %",
+    ]
+    rows = []
     for run in sorted(result["runs"], key=lambda run: list(COLOURS).index(run["arm"])):
-        gain = "-" if run["last_gain"] is None else f"{100 * run['last_gain']:.1f} %"
         low, high = (100 * bound for bound in run["ci95"])
-        lines.append(
-            f"| {run['arm']} | {run['seed']} | {run['samples_per_second']:.2f} "
-            f"| {run['train_loss'][0][1]:.2f}, {run['best_eval_loss']:.3f} "
-            f"| {run['best_epoch']:.1f}, {run['stopped'].partition(':')[0]} at {run['epochs']:.1f} | {gain} "
-            f"| {100 * run['accuracy']:.1f} [{low:.1f}, {high:.1f}] | {100 * run['balanced']:.1f} |"
+        rows.append(
+            [
+                run["arm"],
+                str(run["seed"]),
+                f"{run['samples_per_second']:.2f}",
+                f"{run['train_loss'][0][1]:.2f}, {run['best_eval_loss']:.3f}",
+                f"{run['best_epoch']:.1f}, {run['stopped'].partition(':')[0]} at {run['epochs']:.1f}",
+                "-" if run["last_gain"] is None else f"{100 * run['last_gain']:.1f} %",
+                f"{100 * run['accuracy']:.1f} [{low:.1f}, {high:.1f}]",
+                f"{100 * run['balanced']:.1f}",
+            ]
         )
+    lines = [markdown_table(head, rows)]
     floor = 100 * result["runs"][0]["floor"]
     lines += ["", f"Floor (majority of the training rows, per type): {floor:.1f} %. Simulator (ColonSim)."]
     for entry in result["against_seed"]:

@@ -31,3 +31,17 @@ class Boundary:
     def install(self) -> None:
         os.replace = self.around(os.replace)  # type: ignore[assignment]
         os.fsync = self.around(os.fsync)  # type: ignore[assignment]
+
+
+def die_before(function: str, call: int) -> None:
+    """From here on this process, a child, kills itself just before the ``call``-th ``os.<function>``."""
+    original, calls = getattr(os, function), 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(os, function, counted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from surgvivqa_audio import files
+from boundary import die_before
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.evaluation.asr import Transcriber, run_corpus
 from surgvivqa_audio.processing.processor import Mel
@@ -58,17 +57,8 @@ def run(corpus: Path, out: Path, write: Any = measured, **settings: Any) -> list
 
 
 def run_until_killed(corpus: Path, out: Path, call: int) -> None:
-    """Runs in a child: SIGKILL itself just before the ``call``-th rename of a finished file."""
-    original, calls = os.replace, 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
-
-    files.os.replace = counted  # type: ignore[assignment]
+    """Runs in a child; see :func:`tests.boundary.die_before`."""
+    die_before("replace", call)
     run(corpus, out)
 
 

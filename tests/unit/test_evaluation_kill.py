@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from test_evaluation_loop import Listener, PaintedStore, make_samples, speak
 
-from surgvivqa_audio import files
+from boundary import die_before
 from surgvivqa_audio.evaluation.loop import Settings, Sources, run_eval
 
 
@@ -22,17 +21,8 @@ def run(out: Path) -> list[dict[str, Any]]:
 
 
 def run_until_killed(out: Path, function: str, call: int) -> None:
-    """Runs in a child: SIGKILL itself just before the ``call``-th use of ``os.<function>``."""
-    original, calls = getattr(os, function), 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
-
-    setattr(files.os, function, counted)
+    """Runs in a child; see :func:`tests.boundary.die_before`."""
+    die_before(function, call)
     run(out)
 
 

@@ -45,7 +45,7 @@ def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def figures_markdown(results: list[tuple[str, dict[str, Any]]], folder: str) -> str:
     """The block between the marks: goals first, then every result."""
     rows = [row for name, result in results for row in verdicts(name, result)]
-    parts = ["### Goals", _table(["goal", "measured", "verdict", "result"], rows)] if rows else []
+    parts = ["### Goals", markdown_table(["goal", "measured", "verdict", "result"], rows)] if rows else []
     for name, result in results:
         parts += [
             f"### `{name}`",
@@ -83,7 +83,8 @@ def replace_figures(text: str, figures: str) -> str:
     return f"{before}{BEGIN}\n\n{figures}\n\n{END}{rest.split(END)[1]}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown from its head and its rows, all cells as written."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -126,9 +127,9 @@ def _latency(_name: str, result: dict[str, Any]) -> list[str]:
     cells = {(entry["peer"], entry["state"]): _interval(entry) for entry in result["ratios"]}
     ratios = [[f"`{peer}`", *(cells.get((peer, state), "") for state in _STATES)] for peer in peers]
     return [
-        _table(["ours, ms", "p50", "p95"], ours),
+        markdown_table(["ours, ms", "p50", "p95"], ours),
         "How many times slower than ours, median of the pairs and 95 % interval:",
-        _table(["peer", *_STATES.values()], ratios),
+        markdown_table(["peer", *_STATES.values()], ratios),
     ]
 
 
@@ -143,7 +144,7 @@ def _growth(_name: str, result: dict[str, Any]) -> list[str]:
         ]
         for axis, curve in result["curves"].items()
     ]
-    return [_table(["axis", "from, to", "ms", "times", "log-log slope"], rows)]
+    return [markdown_table(["axis", "from, to", "ms", "times", "log-log slope"], rows)]
 
 
 def _throughput(_name: str, result: dict[str, Any]) -> list[str]:
@@ -153,7 +154,7 @@ def _throughput(_name: str, result: dict[str, Any]) -> list[str]:
         [str(result["batch"]), labels[name], f"{rates[name]:.2f}", f"{rates['seed']:.2f}", _interval(entry)]
         for name, entry in zip((name for name in rates if name != "seed"), result["ratios"], strict=True)
     ]
-    return [_table(["batch", "questions", "ours, samples/s", "`seed`, samples/s", "times"], rows)]
+    return [markdown_table(["batch", "questions", "ours, samples/s", "`seed`, samples/s", "times"], rows)]
 
 
 def _agreement(_name: str, result: dict[str, Any]) -> list[str]:
@@ -172,7 +173,7 @@ def _agreement(_name: str, result: dict[str, Any]) -> list[str]:
     ]
     times = ", ".join(f"{name} {spent['p50']:.1f} ms" for name, spent in result["score_ms"].items())
     return [
-        _table(["same sentence as the tree (ColonSim)", "questions", "95 % interval"], rows),
+        markdown_table(["same sentence as the tree (ColonSim)", "questions", "95 % interval"], rows),
         f"One scoring takes: {times} (p50).",
     ]
 

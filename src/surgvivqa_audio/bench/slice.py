@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.counts import Shape, count_parts, shape_of
+from surgvivqa_audio.model.device import find_device
 from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.model.loading import add_adapter
 from surgvivqa_audio.model.memory import inference_gib, qlora_gib
@@ -124,8 +125,7 @@ def run_check(
     """
     if size not in ("slice", "7b"):
         raise ConfigError(f"size '{size}' has no random weights to check; use slice or 7b")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{device}' is not there; use cpu")
+    device = find_device(device)
     config = named_config(size)
     shape = shape_of(config, *_SIDES, frames, max_side, seconds)
     steps: dict[str, dict[str, float]] = {}

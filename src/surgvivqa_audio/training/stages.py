@@ -83,9 +83,9 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
 def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
     """Render the clip pools if needed, train the tower, then the language model on its frozen features.
 
-    The first pool trains the tower. Features of clips that it learned by heart look clearer than those of a
-    new clip ever will, so ``recipe.language`` may keep them from the language model. Saves a stock Qwen2-VL
-    with its processor in ``out/vlm``.
+    Features of clips that the tower learned by heart look clearer than those of a new clip ever will: what
+    ``recipe.language`` names is kept from the tower, which then trains on the other pools (without names, on
+    the first). Saves a stock Qwen2-VL with its processor in ``out/vlm``.
     """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -100,8 +100,9 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
         pools.append((name, read_pool(folder)))
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
-    train_tower(model.vlm, processor, taxonomy, pools[0][1], recipe.tower, out / "tower", resume, progress)
     names = recipe.language or tuple(recipe.pools)
+    shown = [clip for name, clips in pools if name not in names for clip in clips] or pools[0][1]
+    train_tower(model.vlm, processor, taxonomy, shown, recipe.tower, out / "tower", resume, progress)
     read = [(name, clips) for name, clips in pools if name in names]
     seen = with_features(model.vlm, processor, read, Path(recipe.features))
     if recipe.procedures:

@@ -25,9 +25,9 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.corpora import Recording, choose, read_corpus
-from surgvivqa_audio.training.callbacks import BestKeeper, RunLog, stop_reason
+from surgvivqa_audio.training.callbacks import BestKeeper, RunLog
 from surgvivqa_audio.training.loop import Progress
-from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY, evaluated_last, keeper_of
+from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY, evaluated_last, keeper_of, outcome
 from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Row
 from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts
@@ -160,7 +160,7 @@ def run_transcription(
         "projector": "new" if fresh else "as it was",
         "train_loss": result.training_loss,
         "minutes": round((monotonic() - started) / 60, 2),
-        **_facts(trainer),
+        **outcome(trainer),
         "run": run_record(seed=recipe.seed, config=recipe.model_dump(mode="json")),
     }
     if arguments.process_index == 0:
@@ -201,14 +201,3 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _facts(trainer: VqaTrainer) -> dict[str, Any]:
-    state, keeper = trainer.state, keeper_of(trainer)
-    stopper = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
-    return {
-        "best": {"step": keeper.step, "eval_loss": keeper.loss},
-        "steps": state.global_step,
-        "stopped": stop_reason(stopper[0] if stopper else None, state),
-        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-    }

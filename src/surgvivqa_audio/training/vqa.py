@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import write_json
+from surgvivqa_audio.model.device import find_device
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.sample import Sample
@@ -129,7 +130,7 @@ def fill_features(
     if not (out / MODEL).is_dir():
         prepare(recipe, out / MODEL)
     trained = load_trained(recipe, out / MODEL)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device()
     trained.to(device)
     processor = AudioGraftProcessor.from_pretrained(out / MODEL)
     rows = VqaRows([*session.train, *session.held], session.media, processor)
@@ -196,23 +197,31 @@ def evaluated_last(trainer: VqaTrainer) -> bool:
     return bool(steps) and steps[-1] == trainer.state.global_step
 
 
-def _facts(trainer: VqaTrainer, arguments: TrainingArguments) -> dict[str, Any]:
+def outcome(trainer: VqaTrainer) -> dict[str, Any]:
+    """Of a finished training: its best step, how many there were, why it stopped, what was trained."""
     state, keeper = trainer.state, keeper_of(trainer)
     stopper = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+    return {
+        "best": {"step": keeper.step, "epoch": round(keeper.epoch, 3), "eval_loss": keeper.loss},
+        "steps": state.global_step,
+        "epochs": round(state.epoch or 0.0, 3),
+        "stopped": stop_reason(stopper[0] if stopper else None, state),
+        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }
+
+
+def _facts(trainer: VqaTrainer, arguments: TrainingArguments) -> dict[str, Any]:
+    state = trainer.state
     evals = [entry[METRIC] for entry in state.log_history if METRIC in entry]
     peaks, tokens = [round(peak_gib(), 3)], [trainer.tokens]
     if arguments.world_size > 1:
         peaks, tokens = gather_object(peaks), gather_object(tokens)
     return {
-        "steps": state.global_step,
-        "epochs": round(state.epoch or 0.0, 3),
-        "best": {"step": keeper.step, "epoch": round(keeper.epoch, 3), "eval_loss": keeper.loss},
+        **outcome(trainer),
         "eval_loss": evals[-1],
         "accuracy": {k: v for row in state.log_history for k, v in row.items() if k.startswith(ACCURACY)},
-        "stopped": stop_reason(stopper[0] if stopper else None, state),
         "processes": arguments.world_size,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
         "tokens": sum(tokens),
         "peak_memory_gib": {f"{arguments.device.type}:{rank}": peak for rank, peak in enumerate(peaks)},
-        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     }
