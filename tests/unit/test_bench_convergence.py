@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from surgvivqa_audio.bench import convergence_figures as figures
+from surgvivqa_audio.bench.convergence_plan import ARMS, Plan, make_rows, settings
+from surgvivqa_audio.cli import app
+from surgvivqa_audio.errors import ConfigError
+from surgvivqa_audio.files import read_jsonl
 from surgvivqa_audio.scoring.rows import Prediction
 from surgvivqa_audio.taxonomy import load_taxonomy
+from surgvivqa_audio.training.recipe import read_recipe
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import convergence
-import convergence_figures as figures
-
+ROOT = Path(__file__).resolve().parents[2]
 SAID = "Yes, the scope is moving across the frames."
 LOG = [
     {"step": 1, "loss": 4.0, "epoch": 0.5, "processor_seconds": 3.0},
@@ -99,14 +101,12 @@ def test_the_page_gets_the_table_between_its_marks_and_a_picture(tmp_path: Path)
 
 
 def test_every_arm_is_a_recipe_with_the_same_values_of_training(tmp_path: Path) -> None:
-    plan = convergence.Plan(tmp_path, 8, 3, 14, 2, 8, (42, 43, 44))
+    plan = Plan(tmp_path, 8, 3, 14, 2, 8, (42, 43, 44))
     plan.rows("train").parent.mkdir()
     plan.rows("train").write_text('{"a": 1}\n' * 89, encoding="utf-8")
     found = {}
-    for name, arm in convergence.ARMS.items():
-        recipe = convergence.read_recipe(
-            convergence.ROOT / arm.recipe, convergence.settings(plan, arm, 43, curve=True)
-        )
+    for name, arm in ARMS.items():
+        recipe = read_recipe(ROOT / arm.recipe, settings(plan, arm, 43, curve=True))
         assert recipe.trainer.eval_steps == 12  # once an epoch of the seed arm
         found[name] = recipe
         keys = recipe.trainer
@@ -124,8 +124,46 @@ def test_every_arm_is_a_recipe_with_the_same_values_of_training(tmp_path: Path) 
     assert (typed.data.mode, typed.prompt.projector) == ("audio+text", "linear")
     video = found["seed-video"]
     assert video == seed.model_copy(update={"prompt": seed.prompt.model_copy(update={"pathway": "video"})})
-    timed = convergence.read_recipe(
-        convergence.ROOT / "recipes/seed.yaml",
-        convergence.settings(plan, convergence.ARMS["seed"], 43, curve=False),
-    )
+    timed = read_recipe(ROOT / "recipes/seed.yaml", settings(plan, ARMS["seed"], 43, curve=False))
     assert (timed.fast.checkpointing, timed.fast.cache, timed.trainer.max_steps) == ("always", "", 2)
+
+
+def test_the_rows_of_a_split_are_other_procedures_and_are_made_once(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, 1, 1, 1, 1, 1, (42,))
+    said: list[str] = []
+    make_rows(plan, said.append)
+    assert said[0] == "3/3 clips"
+    assert said[-1].endswith(" recordings")
+    videos = [
+        {row["video_id"] for _, row in read_jsonl(plan.rows(part))} for part in ("train", "eval", "test")
+    ]
+    assert [len(part) for part in videos] == [1, 1, 1]
+    assert len(set.union(*videos)) == 3
+    spoken = {row["status"] for _, row in read_jsonl(plan.data / "speech/manifest.jsonl")}
+    assert spoken == {"ok"}
+    assert (plan.out / "base/model.safetensors").is_file()
+    again: list[str] = []
+    make_rows(plan, again.append)
+    assert again == []
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "lacking"),
+    [
+        ([], [], "recipes/seed.yaml"),
+        ([], ["--smoke"], "recipes/seed.yaml"),
+        (["recipes/seed.yaml"], ["--smoke"], "recipes/qlora-1xh200.yaml"),
+        (["recipes/seed.yaml", "recipes/qlora-1xh200.yaml"], [], "docs/training.md"),
+    ],
+)
+def test_outside_the_repository_one_line_says_what_is_missing_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], words: list[str], lacking: str
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    for name in there:
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["bench", "convergence", *words])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"{lacking}: not in {tmp_path}; run this in the root of the repository"
+    assert not (tmp_path / "runs").exists()

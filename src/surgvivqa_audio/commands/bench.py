@@ -202,6 +202,22 @@ def agreement(
 
 
 @app.command()
+def convergence(
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Smallest counts, results into the run folder; they mean nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, or one to continue; default runs/convergence.")
+    ] = None,
+) -> None:
+    """Train the predecessor's recipe and ours on the same rows (ColonSim); takes hours."""
+    from surgvivqa_audio.bench.convergence import run_convergence
+
+    for path in run_convergence(out, lambda line: typer.echo(line, err=True), smoke=smoke):
+        typer.echo(str(path))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of the JSON results.")] = Path("docs/performance"),
     page: Annotated[Path, typer.Option(help="Its figures are replaced.")] = Path("docs/performance.md"),

@@ -1,4 +1,4 @@
-"""From the logs and answers of convergence.py to its figures: cost of a sample, differences, table, plot."""
+"""From logs and answers to the figures of convergence.py: cost of a sample, differences, table, plot."""
 
 from __future__ import annotations
 
