@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from surgvivqa_audio.cli import app
 from surgvivqa_audio.colonsim import RenderedClip
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.speech.phrasing import phrasing_bank, words
@@ -14,6 +17,7 @@ from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool, targets
 from surgvivqa_audio.training.rows import Typed, decisive_tokens
+from surgvivqa_audio.training.stages import VlmRecipe, split_pools
 from surgvivqa_audio.training.utterances import OUT_OF_SCOPE
 from surgvivqa_audio.training.vision_heads import mirror, reverse
 from tiny_graft import nano_processor
@@ -61,6 +65,28 @@ def test_pool_is_read_back_as_it_was_rendered_and_an_unfinished_one_is_refused(t
     again = read_pool(tmp_path)
     assert np.array_equal(clips[1].frames, again[1].frames)
     assert len((tmp_path / "pool-0000.npz").read_bytes()) == len(first)
+
+
+def test_the_tower_never_trains_on_clips_that_the_language_model_reads() -> None:
+    pools = {name: PoolConfig(procedures=1, clips=1) for name in ("clips", "more", "unseen")}
+    clips = [(name, [_clip({"pool": name})]) for name in pools]
+    shown, read = split_pools(VlmRecipe(stage="vlm", pools=pools, language=("unseen",)), clips)
+    assert [clip.answers["pool"] for clip in shown] == ["clips", "more"]
+    assert [name for name, _ in read] == ["unseen"]
+    shown, read = split_pools(VlmRecipe(stage="vlm", pools=pools), clips)
+    assert [clip.answers["pool"] for clip in shown] == ["clips"]
+    assert [name for name, _ in read] == ["clips", "more", "unseen"]
+
+
+def test_the_pools_of_a_recipe_are_rendered_in_advance(tmp_path: Path) -> None:
+    recipe = tmp_path / "vlm.yaml"
+    pool = "{ procedures: 1, clips: 2, size: 56, hires_every: 0, first_seed: 3 }"
+    recipe.write_text(f"stage: vlm\npool_folder: {tmp_path}\npools: {{ a: {pool}, b: {pool} }}\n", "utf-8")
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run"), "--fill-cache"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"out": str(tmp_path / "run"), "a": 2, "b": 2}
+    assert len(read_pool(tmp_path / "b")) == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_typed_questions_are_training_wordings_and_off_topic_ones_are_in_no_test_bank(

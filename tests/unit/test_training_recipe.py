@@ -39,6 +39,7 @@ def test_override_replaces_a_nested_value() -> None:
         ("stage: fly\n", (), r"bad\.yaml: key 'stage' must be one of asr, vlm, nano-align"),
         ("- 1\n", (), r"bad\.yaml: key 'stage'"),
         ("a: [\n", (), r"bad\.yaml: cannot be read as YAML"),
+        ("stage: vlm\nlanguage: [clips]\n", (), r"bad\.yaml: .*none is left for the tower"),
         ("stage: vlm\n", ("train.steps",), r"--set train\.steps: write key=value"),
         ("stage: vlm\n", ("train.steps=many",), r"bad\.yaml: key 'train\.steps'"),
         ("stage: vlm\n", ("stage.x=1",), r"'stage' is not a group of keys"),

@@ -26,7 +26,11 @@ def train(
         typer.Option("--dry-run", help="Check everything; print updates, tokens, estimates and the recipe."),
     ] = False,
     fill_cache: Annotated[
-        bool, typer.Option("--fill-cache", help="Only compute the features that recipe key fast.cache keeps.")
+        bool,
+        typer.Option(
+            "--fill-cache",
+            help="Only make what training keeps: features (stage vqa, key fast.cache), clips (stage vlm).",
+        ),
     ] = False,
     shard: Annotated[str, typer.Option(help="With --fill-cache: share i/n of the rows.")] = "0/1",
     limit: Annotated[int, typer.Option(min=0, help="Only the first rows (stage vqa).")] = 0,
@@ -59,12 +63,17 @@ def train(
 
 def _fill(recipe: Any, folder: Path, shard: str, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.training.stages import VlmRecipe, render_pools
     from surgvivqa_audio.training.vqa import fill_features
     from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 
+    if isinstance(recipe, VlmRecipe):
+        return render_pools(recipe, report)
     number, _, count = shard.partition("/")
     if not isinstance(recipe, VqaRecipe) or not (number.isdecimal() and count.isdecimal()):
-        raise ConfigError(f"--fill-cache --shard {shard}: a recipe of stage vqa and a share like 0/4")
+        raise ConfigError(
+            f"--fill-cache --shard {shard}: a recipe of stage vqa and a share like 0/4, or one of stage vlm"
+        )
     return fill_features(recipe, folder, (int(number), int(count)), report)
 
 

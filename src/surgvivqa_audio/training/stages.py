@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
-from surgvivqa_audio.training.clip_pool import PoolConfig, build_pool, read_pool
+from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
 from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
@@ -29,8 +30,9 @@ from surgvivqa_audio.training.tower import TowerConfig, train_tower
 class VlmRecipe(BaseModel):
     """Pretraining of the nano Qwen2-VL on simulated clips and typed questions.
 
-    ``language`` names the pools that the language model reads (none: all); ``procedures`` keeps it to the
-    first ones of each (0: all), for training-size curves.
+    ``language`` names the pools that the language model reads and the tower does not; see
+    :func:`split_pools`. ``procedures`` keeps the language model to the first ones of each (0: all), for
+    training-size curves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,8 @@ class VlmRecipe(BaseModel):
         unknown = sorted(set(self.language) - set(self.pools))
         if unknown:
             raise ValueError(f"language names no pool of this recipe: {', '.join(unknown)}")
+        if set(self.language) == set(self.pools):
+            raise ValueError("language names every pool: none is left for the tower; name fewer, or none")
         return self
 
 
@@ -80,30 +84,46 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
     return model
 
 
-def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
-    """Render the clip pools if needed, train the tower, then the language model on its frozen features.
-
-    Features of clips that the tower learned by heart look clearer than those of a new clip ever will: what
-    ``recipe.language`` names is kept from the tower, which then trains on the other pools (without names, on
-    the first). Saves a stock Qwen2-VL with its processor in ``out/vlm``.
-    """
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    taxonomy = load_taxonomy(recipe.taxonomy)
-    pools = []
+def render_pools(recipe: VlmRecipe, progress: Progress | None = None) -> dict[str, Any]:
+    """Render the clip pools of a recipe that are not there yet; finished shards are kept."""
     for name, config in recipe.pools.items():
         folder = Path(recipe.pool_folder) / name
         if not (folder / "pool.json").exists():
             build_pool(
                 config, folder, lambda done, of: progress({"clips": done, "of": of}) if progress else None
             )
-        pools.append((name, read_pool(folder)))
+    return {name: config.procedures * config.clips for name, config in recipe.pools.items()}
+
+
+def split_pools(
+    recipe: VlmRecipe, pools: Sequence[tuple[str, list[PoolClip]]]
+) -> tuple[list[PoolClip], list[tuple[str, list[PoolClip]]]]:
+    """What the tower trains on, and what the language model reads.
+
+    Features of clips that the tower learned by heart look clearer than those of a new clip ever will: what
+    ``recipe.language`` names is kept from the tower. Without names the tower has the first pool and the
+    language model all of them.
+    """
+    if not recipe.language:
+        return pools[0][1], list(pools)
+    read = [(name, clips) for name, clips in pools if name in recipe.language]
+    return [clip for name, clips in pools if name not in recipe.language for clip in clips], read
+
+
+def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """Render the clip pools if needed, train the tower, then the language model on its frozen features.
+
+    Saves a stock Qwen2-VL with its processor in ``out/vlm``.
+    """
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    render_pools(recipe, progress)
+    pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
-    names = recipe.language or tuple(recipe.pools)
-    shown = [clip for name, clips in pools if name not in names for clip in clips] or pools[0][1]
+    shown, read = split_pools(recipe, pools)
     train_tower(model.vlm, processor, taxonomy, shown, recipe.tower, out / "tower", resume, progress)
-    read = [(name, clips) for name, clips in pools if name in names]
     seen = with_features(model.vlm, processor, read, Path(recipe.features))
     if recipe.procedures:
         counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
