@@ -19,11 +19,12 @@ from surgvivqa_audio.model.patches import lean_attention
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
+from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.clip_pool import PoolClip
 from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Loop, LoopConfig
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
-from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced, answer_loss
+from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed, Voiced
 from surgvivqa_audio.training.tower import VIEWS, TowerConfig, clip_features, see, train_tower, view_of
 from surgvivqa_audio.training.utterances import Heard
 from tiny_graft import nano_processor, whisper_config

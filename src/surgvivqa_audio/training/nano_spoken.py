@@ -29,11 +29,12 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
+from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.nano_tokenizer import common_words
-from surgvivqa_audio.training.rows import RowConfig, Rows, Typed, Voiced, answer_loss, with_features
+from surgvivqa_audio.training.rows import RowConfig, Rows, Typed, Voiced, with_features
 from surgvivqa_audio.training.utterances import Heard, UtteranceConfig, hear, plan_chatter
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from surgvivqa_audio.answering.trie import build_trie
 from surgvivqa_audio.colonsim import CLIP_FPS
-from surgvivqa_audio.model.graft import IGNORE, AudioGraft
+from surgvivqa_audio.model.graft import IGNORE
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.processing.video import VideoInputs
 from surgvivqa_audio.speech.phrasing import phrasing_bank
@@ -27,7 +26,6 @@ from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.asr_data import PoolConfig, question_vocabulary, random_sentence
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
-from surgvivqa_audio.training.feature_cache import joined
 from surgvivqa_audio.training.tower import VIEWS, clip_features, view_of
 from surgvivqa_audio.training.utterances import NOTHING, OUT_OF_SCOPE, Heard
 
@@ -102,8 +100,9 @@ class Batch:
     """One step: the clips' prefixes and, apart, the questions about them.
 
     ``prefix`` are the inputs of (b, p) prefix tokens; ``ids`` (n, s) the questions with their answers, padded
-    at the end; ``owner`` (n,) the row of each question's clip; ``labels`` (n, s); ``weights`` of every label;
-    ``visual`` (b, slices, grid, grid, d); ``states`` the encoder states of the heard questions, in order.
+    at the end and the short ones first; ``owner`` (n,) the row of each question's clip; ``labels`` (n, s);
+    ``weights`` of every label; ``visual`` (b, slices, grid, grid, d); ``states`` the encoder states of the
+    heard questions, in order.
     """
 
     prefix: dict[str, Tensor]
@@ -152,23 +151,24 @@ class Rows:
         rng = np.random.default_rng((config.seed, 6, step))
         seen = self.seen[1] if step % 8 == 7 and len(self.seen) > 1 else self.seen[0]
         size = max(1, config.batch * seen_slices(self.seen[0]) // seen_slices(seen))
-        clips, visual, asked = [], [], []
-        for index in rng.integers(len(seen.clips), size=size):
+        clips, visual = [], []
+        asked: list[tuple[int, Asked]] = []
+        for row, index in enumerate(rng.integers(len(seen.clips), size=size)):
             view = int(rng.integers(VIEWS))
             clips.append(view_of(seen.clips[index], view))
             visual.append(seen.features[view, index])
-            asked.append(self._questions(clips[-1], rng))
-        flat = [each for row in asked for each in row]
-        ids, labels, weights = self._tokens([each.spoken for each in flat])
+            asked += [(row, each) for each in self._questions(clips[-1], rng)]
+        asked.sort(key=lambda pair: len(self.processor.question_ids(pair[1].spoken)))
+        ids, labels, weights = self._tokens([each.spoken for _, each in asked])
         return Batch(
             self._prefix(torch.stack(visual)),
             ids,
-            torch.arange(size).repeat_interleave(torch.tensor([len(row) for row in asked])),
+            torch.tensor([row for row, _ in asked]),
             labels,
             weights,
             clips,
             torch.stack(visual).float(),
-            [each.states for each in flat if each.states is not None],
+            [each.states for _, each in asked if each.states is not None],
         )
 
     def _prefix(self, visual: Tensor) -> dict[str, Tensor]:
@@ -248,47 +248,3 @@ def decisive_tokens(processor: AudioGraftProcessor, taxonomy: Taxonomy) -> dict[
         sentence: [siblings[node] > 1 for node in path]
         for sentence, path in zip(sentences, trie.paths, strict=True)
     }
-
-
-def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Weighted loss of the answer tokens; the prefixes' last hidden states (b, p, d); what to log.
-
-    The language model must attend in the lean way (:func:`lean_attention`). The prefix is read once and its
-    keys and values are lent to every question about the clip: many short sequences instead of one long packed
-    row, whose attention would cost the square of its length.
-    """
-    prefix: dict[str, Any] = {**batch.prefix, "vision_features": batch.visual.flatten(0, 3)}
-    length = batch.prefix["input_ids"].shape[1]
-    positions, after = model.positions(**batch.prefix)
-    read = model.hidden_states(
-        **prefix, position_ids=positions, attention_mask=_causal(length, length), use_cache=True
-    )
-    lent = DynamicCache(
-        [(layer.keys[batch.owner], layer.values[batch.owner]) for layer in read.past_key_values.layers]
-    )
-    heard: dict[str, Any] = joined(batch.states, [len(each) for each in batch.states]) if batch.states else {}
-    size = batch.ids.shape[1]
-    places = after[batch.owner][:, None] + torch.arange(size)
-    outputs = model.hidden_states(
-        batch.ids,
-        **heard,
-        position_ids=places.expand(3, -1, -1),
-        attention_mask=_causal(size, length + size),
-        past_key_values=lent,
-    )
-    chosen = batch.labels[:, 1:] != IGNORE
-    logits = model.get_output_embeddings()(outputs.last_hidden_state[:, :-1][chosen]).float()
-    wanted = batch.labels[:, 1:][chosen]
-    each = nn.functional.cross_entropy(logits, wanted, reduction="none")
-    loss = (each * batch.weights).sum() / batch.weights.sum()
-    decides = batch.weights == 1.0
-    right = (logits.argmax(-1) == wanted)[decides].float().mean()
-    logged = {"loss": round(loss.item(), 4), "right": round(right.item(), 4)}
-    return loss, read.last_hidden_state, logged
-
-
-def _causal(size: int, total: int) -> Any:
-    """The last ``size`` of ``total`` tokens see what is before them; additive, (1, 1, size, total)."""
-    later = torch.ones(size, total, dtype=torch.bool).triu(total - size + 1)
-    mask = torch.zeros(size, total).masked_fill(later, torch.finfo(torch.float32).min)
-    return {"full_attention": mask[None, None]}
