@@ -13,7 +13,7 @@ from surgvivqa_audio.model.graft import IGNORE, AudioGraft
 from surgvivqa_audio.training.feature_cache import joined
 from surgvivqa_audio.training.rows import Batch
 
-_PARTS = 3  # passes of a step's questions: what is padded is a third of what one pass pads
+_PARTS = 2  # passes of a step: half of the padding; more of them cost more than they save
 
 
 def answer_loss(model: AudioGraft, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
