@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import Qwen2VLForConditionalGeneration
 from typer.testing import CliRunner
 
 from surgvivqa_audio.cli import app
@@ -16,7 +17,8 @@ from surgvivqa_audio.speech.phrasing import phrasing_bank, words
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool, targets
-from surgvivqa_audio.training.rows import Typed, decisive_tokens
+from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
+from surgvivqa_audio.training.rows import Typed, decisive_tokens, with_features
 from surgvivqa_audio.training.stages import VlmRecipe, split_pools
 from surgvivqa_audio.training.utterances import OUT_OF_SCOPE
 from surgvivqa_audio.training.vision_heads import mirror, reverse
@@ -162,3 +164,14 @@ def test_decisive_tokens_are_those_where_sentences_part(taxonomy: Taxonomy) -> N
         for at, token in enumerate(ids):
             others = {other[at] for other in spelled if other[:at] == ids[:at]}
             assert decides[at] is bool(others - {token})
+
+
+def test_pictures_are_let_go_once_the_tower_has_seen_them(taxonomy: Taxonomy, tmp_path: Path) -> None:
+    processor = nano_processor()
+    vlm = Qwen2VLForConditionalGeneration(nano_vlm_config(NanoSize(), processor))
+    clips = [_clip({"nbi_status": "no"}), _clip({"nbi_status": "yes"})]
+    (seen,) = with_features(vlm, processor, [("clips", clips)], tmp_path)
+    assert tuple(seen.features.shape) == (4, 2, 4, 2, 2, 192)  # views, clips, slices, grid, grid, width
+    assert [clip.frames.shape for clip in seen.clips] == [(0, 112, 112, 3)] * 2
+    assert [clip.frames.base for clip in seen.clips] == [None, None]  # no view of the pool's own array
+    assert [reverse(mirror(clip)).answers["nbi_status"] for clip in seen.clips] == ["no", "yes"]

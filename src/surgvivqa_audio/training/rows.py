@@ -7,7 +7,7 @@ and its step alone. Types are drawn evenly, rare answers more often, and some qu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,11 +227,12 @@ def with_features(
     pools: Iterable[tuple[str, Sequence[PoolClip]]],
     folder: Path,
 ) -> list[Seen]:
-    """Every named pool with its tower features, which are kept in ``folder``."""
-    return [
-        Seen(clips, clip_features(vlm, processor, clips, folder / f"{name}.safetensors"))
-        for name, clips in pools
-    ]
+    """Every named pool with its tower features, which are kept in ``folder``; its pictures are let go."""
+    seen = []
+    for name, clips in pools:
+        features = clip_features(vlm, processor, clips, folder / f"{name}.safetensors")
+        seen.append(Seen([replace(clip, frames=clip.frames[:0].copy()) for clip in clips], features))
+    return seen
 
 
 def seen_slices(seen: Seen) -> int:

@@ -23,7 +23,7 @@ from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
-from surgvivqa_audio.training.rows import with_features
+from surgvivqa_audio.training.rows import Seen, with_features
 from surgvivqa_audio.training.tower import TowerConfig, train_tower
 
 
@@ -110,6 +110,26 @@ def split_pools(
     return [clip for name, clips in pools if name not in recipe.language for clip in clips], read
 
 
+def _see_pools(
+    recipe: VlmRecipe,
+    vlm: Any,
+    processor: AudioGraftProcessor,
+    taxonomy: Taxonomy,
+    tower: Path,
+    resume: bool,
+    progress: Progress | None,
+) -> list[Seen]:
+    """Train the tower and keep, of the clips that the language model reads, what it sees in them."""
+    pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
+    shown, read = split_pools(recipe, pools)
+    train_tower(vlm, processor, taxonomy, shown, recipe.tower, tower, resume, progress)
+    seen = with_features(vlm, processor, read, Path(recipe.features))
+    if not recipe.procedures:
+        return seen
+    counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
+    return [each.first(count) for each, count in zip(seen, counts, strict=True)]
+
+
 def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
     """Render the clip pools if needed, train the tower, then the language model on its frozen features.
 
@@ -118,16 +138,10 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     taxonomy = load_taxonomy(recipe.taxonomy)
-    render_pools(recipe, progress)
-    pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
-    shown, read = split_pools(recipe, pools)
-    train_tower(model.vlm, processor, taxonomy, shown, recipe.tower, out / "tower", resume, progress)
-    seen = with_features(model.vlm, processor, read, Path(recipe.features))
-    if recipe.procedures:
-        counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
-        seen = [each.first(count) for each, count in zip(seen, counts, strict=True)]
+    render_pools(recipe, progress)
+    seen = _see_pools(recipe, model.vlm, processor, taxonomy, out / "tower", resume, progress)
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
     )
