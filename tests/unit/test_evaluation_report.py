@@ -246,6 +246,13 @@ def test_report_is_complete_and_labelled(tmp_path: Path) -> None:
     assert "hears: yes" in text
     assert "one answer only" in text
     assert "audio out (simulator)" in text
+    movement = report["runs"]["audio out"]["by_domain"]["Movement"]
+    low, high = (f"{100 * bound:.1f}" for bound in movement["ci95"])
+    assert "| domain | n | right % | 95 % | balanced % | floor % |" in text
+    assert (
+        f"| Movement | 120 | {100 * movement['closed_set']:.1f} | {low}-{high} "
+        f"| {100 * movement['balanced']:.1f} | 50.0 |"
+    ) in text
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<article>") == 3
     assert "<script" not in page
@@ -291,6 +298,11 @@ def test_gallery_takes_failed_rows_first_and_types_in_turn(tmp_path: Path) -> No
     assert chosen[0] == 5
     assert len({run.rows[at].question_type for at in chosen}) == 4
     assert len(worst(run, 1000)) == 240
+
+
+def test_a_table_has_a_cell_for_every_column() -> None:
+    with pytest.raises(ValueError, match="1 cells under 2 columns: x"):
+        Table(["a", "b"], [["x"]])
 
 
 def test_document_escapes_what_models_say() -> None:

@@ -46,11 +46,16 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column names."""
+    """Rows of text under column names, as many cells in each as there are columns (ValueError)."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{len(row)} cells under {len(self.columns)} columns: {', '.join(row)}")
 
 
 @dataclass(frozen=True)

@@ -179,11 +179,12 @@ def _groups(report: dict[str, Any]) -> list[Table]:
                 percent(one["closed_set"]),
                 interval(one["ci95"]),
                 percent(one["balanced"]),
+                percent(one["floor"]),
             ]
             for name, one in run.get(field, {}).items()
         ]
         if rows:
-            tables.append(Table([title, "n", "right %", "balanced %", "floor %", "95 %"], rows))
+            tables.append(Table([title, "n", "right %", "95 %", "balanced %", "floor %"], rows))
     return tables
 
 
