@@ -1,9 +1,10 @@
 #!/bin/sh
-# Three curves of the nano model on ColonSim: typed accuracy against the number of procedures that a short
-# language stage reads (same frozen tower, same steps), spoken accuracy against the difficulty of the scenes,
-# and a speech engine that no training heard (Debian's flite). Needs the finished stages of `make nano` in
-# runs/nano and the recordings of `make nano-report`. About 40 minutes on one core; finished parts are kept.
-# Pass a part to run it alone: benchmarks/nano_curves.sh size | difficulty | flite
+# Around the figures of the shipped nano model, all on ColonSim: typed accuracy against the number of procedures
+# that a short language stage reads (same frozen tower, same steps), spoken accuracy against the difficulty of
+# the scenes, a speech engine that no training heard (Debian's flite), and stage 2 with two further training
+# seeds. Needs the finished stages of `make nano` in runs/nano and the data of `make nano-report`. About 80
+# minutes on two cores, most of them the seeds; finished parts are kept.
+# Pass a part to run it alone: benchmarks/nano_curves.sh size | difficulty | flite | seeds
 set -eu
 cd "$(dirname "$0")/.."
 bin=${SURGVIVQA:-.venv/bin/surgvivqa}
@@ -19,7 +20,7 @@ scenes() { # folder, difficulty
 
 if [ "$part" = all ] || [ "$part" = size ]; then
   scenes $out/d0.5 0.5
-  for procedures in 5 20 60 122; do
+  for procedures in 5 20 60 160; do
     run=$out/size-$procedures
     mkdir -p "$run"
     [ -d "$run/tower" ] || cp -r runs/nano/vlm/tower "$run/tower"
@@ -48,4 +49,22 @@ if [ "$part" = all ] || [ "$part" = flite ]; then
     --voice slt --voice rms --voice awb --voice kal16
   $bin eval run $data --system audio --out $data/pred.jsonl
   $bin eval score $data/pred.jsonl --json benchmarks/nano-flite.json
+fi
+if [ "$part" = all ] || [ "$part" = seeds ]; then
+  report=runs/nano-report
+  for seed in 1 2; do
+    run=$out/seed-$seed
+    [ -f "$run/summary.json" ] || $bin train recipes/nano/finetune.yaml --out "$run" --resume \
+      --set seed=$seed --set rows.seed=$seed --set threads=1 &
+  done
+  wait
+  for seed in 1 2; do
+    run=$out/seed-$seed
+    [ -f "$run/bundle/nano.json" ] || $bin train recipes/nano/bundle.yaml --out "$run/bundle" --set tuned="$run"
+    $bin eval run $report/eval --system audio --model "$run/bundle" --out "$run/eval.jsonl"
+    $bin eval run $report/eval --system audio --model "$run/bundle" --out-of-scope eval --out "$run/eval-oos.jsonl"
+    $bin eval calibrate "$run/eval.jsonl" "$run/eval-oos.jsonl" --model "$run/bundle"
+    $bin eval run $report/test --system audio --model "$run/bundle" --out "$run/pred.jsonl"
+  done
+  $bin eval score $out/seed-*/pred.jsonl --train $report/train/in_template.jsonl --json benchmarks/nano-seeds.json
 fi
