@@ -58,7 +58,7 @@ nano: $(READY) ## train the nano model through every stage (about 90 minutes on 
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
 
 .PHONY: nano-clips
-nano-clips: $(READY)
+nano-clips: $(READY) ## render the simulated clips of `make nano` alone
 	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache
 runs/nano/%/summary.json:
 	$(BIN)/surgvivqa train recipes/nano/$*.yaml --resume
