@@ -83,4 +83,5 @@ def score_rows(
         torch.stack(masks).to(device),
         rows,
     )
-    return sentence_log_probs(hidden, model.get_output_embeddings(), trie)
+    head = model.get_output_embeddings()
+    return sentence_log_probs(hidden, head, trie, head.weight.shape[0])

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_HEAD_ROWS = 64  # rows of the head computed at a time: 64 x 152k fp32 logits are 39 MB
+_LOGITS = 10_000_000  # most of them at a time, 40 MB in fp32: 65 rows of a vocabulary of 152k, all of nano's
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,16 @@ def tree_mask(prefix: int, question: int, trie: Trie, length: int | None = None)
     return mask
 
 
-def sentence_log_probs(hidden: Tensor, head: Callable[[Tensor], Tensor], trie: Trie) -> Tensor:
+def sentence_log_probs(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], trie: Trie, vocabulary: int
+) -> Tensor:
     """Exact log-probability of every sentence over the whole vocabulary.
 
     Args:
         hidden: (b, 1 + i, d): at the question's last token, then at every inner node.
         head: (rows, d) -> (rows, vocabulary).
         trie: the tree that the states belong to.
+        vocabulary: how many logits the head gives for a row.
 
     Returns:
         (b, sentences) float32.
@@ -126,11 +129,10 @@ def sentence_log_probs(hidden: Tensor, head: Callable[[Tensor], Tensor], trie: T
     order = rows.argsort()
     bounds = torch.searchsorted(rows[order], torch.arange(count + 1, device=hidden.device)).tolist()
     steps = hidden.new_zeros(batch, len(trie) + 1, dtype=torch.float32)
-    size = max(1, _HEAD_ROWS // batch)
+    size = max(1, _LOGITS // (batch * vocabulary))
     for start in range(0, count, size):
         stop = min(start + size, count)
-        logits = head(hidden[:, start:stop]).float()
+        known = head(hidden[:, start:stop]).float().log_softmax(dim=-1)
         nodes = order[bounds[start] : bounds[stop]]
-        picked = logits[:, rows[nodes] - start, tokens[nodes]]
-        steps[:, nodes] = picked - logits.logsumexp(dim=-1)[:, rows[nodes] - start]
+        steps[:, nodes] = known[:, rows[nodes] - start, tokens[nodes]]
     return steps[:, trie.table.to(hidden.device)].sum(dim=-1)

@@ -52,15 +52,11 @@ def encode_audio(encoder: WhisperEncoder, features: Tensor, lengths: Tensor) -> 
             f"audio of {features.shape[-1]} mel frames needs {size} encoder positions, the encoder has "
             f"{encoder.max_source_positions}; shorten the recording"
         )
-    hidden = features.to(encoder.conv1.weight.dtype)
+    hidden = features.to(encoder.conv1.weight.dtype).transpose(1, 2)
     whole = bool((lengths == features.shape[-1]).all())  # nothing is padded, nothing must be masked
-    if whole:
-        hidden = nn.functional.gelu(encoder.conv1(hidden))
-    else:
-        silent = ~_mask(lengths, features.shape[-1])[:, None, :]
-        hidden = nn.functional.gelu(encoder.conv1(hidden.masked_fill(silent, 0))).masked_fill(silent, 0)
-    # Contiguous, or every norm and residual sum below would follow the transposed order and copy.
-    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2).contiguous()
+    silent = None if whole else ~_mask(lengths, features.shape[-1])[:, :, None]
+    hidden = _heard(nn.functional.gelu(_convolve(encoder.conv1, _heard(hidden, silent))), silent)
+    hidden = nn.functional.gelu(_convolve(encoder.conv2, hidden))
     hidden = hidden + encoder.embed_positions.weight[:size].to(hidden.dtype)
     hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
     bias = None
@@ -74,6 +70,23 @@ def encode_audio(encoder: WhisperEncoder, features: Tensor, lengths: Tensor) -> 
     for layer in encoder.layers:
         hidden = run(layer, hidden, bias)
     return encoder.layer_norm(hidden)
+
+
+def _heard(hidden: Tensor, silent: Tensor | None) -> Tensor:
+    """Zero where nothing was recorded."""
+    return hidden if silent is None else hidden.masked_fill(silent, 0)
+
+
+def _convolve(convolution: nn.Conv1d, frames: Tensor) -> Tensor:
+    """(b, t, c) -> (b, n, d), as the stock module does; frames that follow each other lie side by side in
+    memory, so that every window is a row already and one matrix product does it."""
+    (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
+    frames = nn.functional.pad(frames, (0, 0, int(padding), int(padding))).contiguous()
+    batch, size, width = frames.shape
+    shape = (batch, (size - kernel) // stride + 1, kernel * width)
+    windows = frames.as_strided(shape, (size * width, stride * width, 1))
+    weight = convolution.weight.transpose(1, 2).reshape(convolution.out_channels, -1)
+    return nn.functional.linear(windows, weight, convolution.bias)
 
 
 def _stock(layer: Any, hidden: Tensor, bias: Tensor | None) -> Tensor:

@@ -41,8 +41,8 @@ def run_text(
     text = vlm.model.language_model
     angles = positions[..., None].float() * text.rotary_emb.inv_freq.float()
     scale = text.rotary_emb.attention_scaling
-    angles = torch.cat([angles, angles], dim=-1)[:, :, None]
-    turn = (angles.cos() * scale).to(embeddings.dtype), (angles.sin() * scale).to(embeddings.dtype)
+    cos, sin = ((part * scale).to(embeddings.dtype) for part in (angles.cos(), angles.sin()))
+    turn = torch.cat([cos, cos], dim=-1)[:, :, None], torch.cat([-sin, sin], dim=-1)[:, :, None]
     mask = _mask(embeddings, past[0][0].shape[2], allowed)
     hidden, grown = embeddings, []
     for number, (layer, old) in enumerate(zip(text.layers, past, strict=True)):
@@ -143,7 +143,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(b, n, heads, width) turned by (b, n, 1, width)."""
+    """(b, n, heads, width) turned by (b, n, 1, width); the sine's first half has its sign changed."""
     first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return torch.addcmul(heads * cos, turned, sin)
+    return torch.addcmul(heads * cos, torch.cat([second, first], dim=-1), sin)
