@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,5 +84,5 @@ def score_rows(
         torch.stack(masks).to(device),
         rows,
     )
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     return sentence_log_probs(hidden, head, trie, head.weight.shape[0])

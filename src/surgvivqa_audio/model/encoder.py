@@ -80,8 +80,8 @@ def _heard(hidden: Tensor, silent: Tensor | None) -> Tensor:
 def _convolve(convolution: nn.Conv1d, frames: Tensor) -> Tensor:
     """(b, t, c) -> (b, n, d), as the stock module does; frames that follow each other lie side by side in
     memory, so that every window is a row already and one matrix product does it."""
-    (kernel,), (stride,), (padding,) = convolution.kernel_size, convolution.stride, convolution.padding
-    frames = nn.functional.pad(frames, (0, 0, int(padding), int(padding))).contiguous()
+    kernel, stride, padding = convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
+    frames = nn.functional.pad(frames, (0, 0, padding, padding)).contiguous()
     batch, size, width = frames.shape
     shape = (batch, (size - kernel) // stride + 1, kernel * width)
     windows = frames.as_strided(shape, (size * width, stride * width, 1))
