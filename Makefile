@@ -60,6 +60,7 @@ nano: $(READY) ## train the nano model through every stage (about 105 minutes on
 .PHONY: nano-clips
 nano-clips: $(READY) ## render the simulated clips of `make nano` alone
 	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache
+
 runs/nano/%/summary.json:
 	$(BIN)/surgvivqa train recipes/nano/$*.yaml --resume
 runs/nano/align/summary.json: | runs/nano/asr/summary.json runs/nano/vlm/summary.json
@@ -88,8 +89,8 @@ nano-report: $(READY) ## evaluate the shipped model on 40 unseen procedures, all
 	  --train $(REPORT)/train/in_template.jsonl --system-rows $(ROWS) --control-rows $(ROWS) --workers 2 \
 	  --cases 8 --title "The nano model on ColonSim"
 	mkdir -p docs/nano-report
-	cp $(REPORT)/out/report.md $(REPORT)/out/report.html $(REPORT)/out/report.json $(REPORT)/out/*.svg docs/nano-report/
-	cp $(REPORT)/out/report.json $(ASSETS)/report.json  # what the page says the model can do
+	cp $(REPORT)/out/report.md $(REPORT)/out/report.html $(REPORT)/out/*.svg docs/nano-report/
+	cp $(REPORT)/out/report.json $(ASSETS)/report.json  # the figures; the page says from them what the model can do
 	$(BIN)/surgvivqa data stats $(REPORT)/test && cp $(REPORT)/test/data_stats.json $(ASSETS)/data_stats.json
 
 clean: ## remove caches and build products; .venv and runs/ stay

@@ -24,6 +24,7 @@ from surgvivqa_audio.answering.omni import load_omni
 from surgvivqa_audio.answering.systems import engine_system
 from surgvivqa_audio.apps.cases import ClipView
 from surgvivqa_audio.apps.visit import Visit
+from surgvivqa_audio.model import encoder as encoder_module
 from surgvivqa_audio.model.loading import save_decoder
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.speech.audio import wav_bytes
@@ -48,14 +49,25 @@ def tiny_engine(layout: str = "stream") -> AnswerEngine:
 
 
 def heard_by(encoder: nn.Module, asking: Asking, wave: Wave) -> Tensor:
-    """What enters the encoder's first layer while a question is answered, (…, frames, d)."""
+    """What enters the encoder's first convolution while a question is answered, (b, m, t).
+
+    Ours multiplies with its weights; omni and the stock Whisper call it.
+    """
     inputs: list[Tensor] = []
-    first = encoder.layers[0].self_attn_layer_norm  # type: ignore[union-attr, index]
-    hook = first.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))  # type: ignore[operator, union-attr]
-    try:
-        asking(wave)
-    finally:
-        hook.remove()
+    product = encoder_module._convolve
+
+    def keep(convolution: nn.Conv1d, frames: Tensor) -> Tensor:
+        if convolution is encoder.conv1:
+            inputs.append(frames.transpose(1, 2).clone())
+        return product(convolution, frames)
+
+    hook = encoder.conv1.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))  # type: ignore[union-attr, operator]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module, "_convolve", keep)
+        try:
+            asking(wave)
+        finally:
+            hook.remove()
     assert len(inputs) == 1
     return inputs[0]
 
@@ -88,11 +100,11 @@ def spoken_ways(tmp_path: Path) -> dict[str, tuple[nn.Module, Asking]]:
 
 
 def test_every_system_hears_the_same_with_and_without_pauses(tmp_path: Path) -> None:
-    frames = {"seed layout": 1_500}
+    frames = {"seed layout": 3_000, "omni": 70}
     for name, (encoder, asking) in spoken_ways(tmp_path).items():
         plain, paused = (heard_by(encoder, asking, wave) for wave in (SPOKEN, RECORDED))
         assert torch.equal(plain, paused), name
-        assert plain.shape[-2] == frames.get(name, 35), name  # 0.7 s, half of the log-mel frames
+        assert plain.shape[-1] == frames.get(name, 70), name  # 0.7 s
 
 
 def test_another_transcriber_and_the_kept_recording_get_the_cut_sound() -> None:

@@ -152,23 +152,24 @@ class Rows:
         seen = self.seen[1] if step % 8 == 7 and len(self.seen) > 1 else self.seen[0]
         size = max(1, config.batch * seen_slices(self.seen[0]) // seen_slices(seen))
         clips, visual = [], []
-        asked: list[tuple[int, Asked]] = []
+        asked: list[tuple[int, Asked, list[int]]] = []
         for row, index in enumerate(rng.integers(len(seen.clips), size=size)):
             view = int(rng.integers(VIEWS))
             clips.append(view_of(seen.clips[index], view))
             visual.append(seen.features[view, index])
-            asked += [(row, each) for each in self._questions(clips[-1], rng)]
-        asked.sort(key=lambda pair: len(self.processor.question_ids(pair[1].spoken)))
-        ids, labels, weights = self._tokens([each.spoken for _, each in asked])
+            for each in self._questions(clips[-1], rng):
+                asked.append((row, each, self.processor.question_ids(each.spoken)))
+        asked.sort(key=lambda one: len(one[2]))
+        ids, labels, weights = self._tokens([(question, each.spoken) for _, each, question in asked])
         return Batch(
             self._prefix(torch.stack(visual)),
             ids,
-            torch.tensor([row for row, _ in asked]),
+            torch.tensor([row for row, _, _ in asked]),
             labels,
             weights,
             clips,
             torch.stack(visual).float(),
-            [each.states for _, each in asked if each.states is not None],
+            [each.states for _, each, _ in asked if each.states is not None],
         )
 
     def _prefix(self, visual: Tensor) -> dict[str, Tensor]:
@@ -184,11 +185,11 @@ class Rows:
             "video_grid_thw": torch.tensor([video.grid] * len(visual)),
         }
 
-    def _tokens(self, spoken: Sequence[Spoken]) -> tuple[Tensor, Tensor, Tensor]:
+    def _tokens(self, asked: Sequence[tuple[list[int], Spoken]]) -> tuple[Tensor, Tensor, Tensor]:
         """Questions with answers as (n, s) ids and labels, and the weight of every label."""
         ids, labels, weights = [], [], []
-        for each in spoken:
-            question, answer = self.processor.question_ids(each), self.processor.answer_ids(each.answer or "")
+        for question, each in asked:
+            answer = self.processor.answer_ids(each.answer or "")
             ids.append(torch.tensor(question + answer))
             labels.append(torch.tensor([IGNORE] * len(question) + answer))
             flags = self.decisive[each.answer or ""]
