@@ -78,12 +78,11 @@ def _heard(hidden: Tensor, silent: Tensor | None) -> Tensor:
 
 
 def _convolve(convolution: nn.Conv1d, frames: Tensor) -> Tensor:
-    """(b, t, c) -> (b, n, d), as the stock module does, in one matrix product over all windows (b, n, c, k): on a CPU the
+    """(b, t, c) -> (b, n, d), as the stock module does, in one matrix product over all windows: on a CPU the
     convolution's own kernels take longer at these lengths."""
     kernel, stride, padding = convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
-    windows = nn.functional.pad(frames, (0, 0, padding, padding)).unfold(
-        1, kernel, stride
-    )  # (b, n, c, kernel)
+    padded = nn.functional.pad(frames, (0, 0, padding, padding))
+    windows = padded.unfold(1, kernel, stride)  # (b, n, c, kernel)
     return nn.functional.linear(windows.flatten(2), convolution.weight.flatten(1), convolution.bias)
 
 
