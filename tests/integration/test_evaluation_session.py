@@ -43,6 +43,7 @@ class Echo:
 
     name = "echo"
     needs = frozenset({"audio", "frames"})
+    device = "cpu"
 
     def __init__(self) -> None:
         self.queries: list[Query] = []

@@ -157,6 +157,15 @@ def test_decision_keeps_false_refusals_within_the_budget() -> None:
     assert low < found.decision["refuse_at"] < high
 
 
+def test_refusals_beyond_what_is_asked_for_are_not_bought_with_answers() -> None:
+    answer, refuse = ("scope_motion", "yes"), ("", "unanswerable")
+    inside = [refusable(number / 200, answer) for number in range(1, 101)]  # at most one half
+    outside = [refusable(share, refuse) for share in (0.1, 0.8, *[0.9] * 18)]
+    found = fit_decision([*inside, *outside], 0.05)
+    assert (found.false_refusals, found.refused) == (0.0, 0.95)  # 19 of 20 are enough: 0.8 and above
+    assert fit_decision([*inside, *outside[:-6]], 0.05).false_refusals == 0.05  # 13 of 14 are not
+
+
 def temperature_log_odds(refusal: float, temperature: float) -> float:
     parts = np.array([0.7 * (1 - refusal), 0.3 * (1 - refusal), refusal]) ** (1 / temperature)
     return float(np.log(parts[2] / (parts[0] + parts[1])))

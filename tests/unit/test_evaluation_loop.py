@@ -76,6 +76,7 @@ class Listener:
 
     name = "listener"
     needs = frozenset({"audio", "frames"})
+    device = "cpu"
 
     def __init__(self, fail_on: set[int] | None = None) -> None:
         self.fail_on = fail_on or set()

@@ -21,7 +21,7 @@ from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.rows import Typed, decisive_tokens, with_features
 from surgvivqa_audio.training.stages import VlmRecipe, split_pools
 from surgvivqa_audio.training.utterances import OUT_OF_SCOPE
-from surgvivqa_audio.training.vision_heads import mirror, reverse
+from surgvivqa_audio.training.vision_heads import displace, mirror, reverse
 from tiny_graft import nano_processor
 
 
@@ -146,6 +146,31 @@ def test_a_reversed_clip_moves_the_other_way() -> None:
     assert (seen.frames[7] == 7).all()
     assert (seen.flow[3, :, :, 0] == -1.5).all()
     assert reverse(_clip({"lesion_motion_direction": "up"})).answers == {"lesion_motion_direction": "down"}
+
+
+def test_a_displaced_clip_keeps_its_answers_and_moves_pictures_cells_and_centre() -> None:
+    clip = _clip({"lesion_screen_position": "upper-left"})
+    clip.frames[:, 20, 30] = (100, 200, 240)
+    clip.occupancy[:, 0, 1, 0] = 0.7
+    clip.occupancy[:, 1, 3, 2] = 1.0
+    clip.centre[:] = (30.0, 20.0)
+    seen = displace(clip, 4, -7, np.array([1.0, 0.5, 1.2]))
+    assert seen.answers == clip.answers
+    assert seen.frames[:, 13, 34].tolist() == [[100, 100, 255]] * 8  # the last channel saturates
+    assert seen.frames.astype(int).sum() == 8 * (100 + 100 + 255)
+    assert seen.centre.tolist() == [[34.0, 13.0]] * 8
+    # 4 of 28 px to the right, 7 of 28 up: a seventh of the cell to its neighbour, a quarter over the border
+    assert seen.occupancy[0, 0, :, 0].tolist() == pytest.approx([0.0, 0.45, 0.075, 0.0])
+    assert seen.occupancy[0, :, 3, 2].tolist() == pytest.approx([3 / 14, 9 / 14, 0.0, 0.0])
+    assert clip.frames[0, 20, 30].tolist() == [100, 200, 240]
+
+
+def test_the_last_row_does_not_come_back_at_the_first() -> None:
+    clip = _clip({})
+    clip.occupancy[:, 3, 0, 0] = 1.0
+    seen = displace(clip, -5, 14, np.ones(3))
+    assert seen.occupancy[0, :, :, 0].sum() == pytest.approx(0.5 * 23 / 28)
+    assert seen.occupancy[0, 3, 0, 0] == pytest.approx(0.5 * 23 / 28)
 
 
 def test_decisive_tokens_are_those_where_sentences_part(taxonomy: Taxonomy) -> None:

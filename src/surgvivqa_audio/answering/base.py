@@ -80,6 +80,7 @@ class System(Protocol):
 
     name: str
     needs: frozenset[str]  # subset of {"audio", "text", "frames"}
+    device: str  # the kind of device it computes on, as torch names it: cpu, cuda
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer each query, in order."""

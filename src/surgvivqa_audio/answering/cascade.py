@@ -32,7 +32,7 @@ class AsrSystem:
     def __init__(
         self, engine: AnswerEngine, model_dir: Path | None, hear: Callable[[Wave], str] | None = None
     ) -> None:
-        self.engine = engine
+        self.engine, self.device = engine, engine.device.type
         if hear is not None:
             self.hear = hear
             return

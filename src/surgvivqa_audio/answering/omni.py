@@ -27,6 +27,7 @@ class OmniSystem:
     def __init__(self, model: Any, processor: OmniProcessor, label: str, tokens: int = OMNI_TOKENS) -> None:
         self.name = "omni"
         self.model, self.processor, self.label, self.tokens = model.eval(), processor, label, tokens
+        self.device: str = model.device.type
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer in order, one at a time.

@@ -63,6 +63,14 @@ class Trie:
         return place[self.parents + 1]
 
     @cached_property
+    def by_row(self) -> tuple[Tensor, list[int]]:
+        """Nodes ordered by the row that predicts them, (n,), and where each row's begin, 2 + i numbers: so
+        the nodes of neighbouring rows can be read off together."""
+        order = self.rows.argsort()
+        starts = torch.searchsorted(self.rows[order], torch.arange(len(self.inner) + 2))
+        return order, starts.tolist()
+
+    @cached_property
     def table(self) -> Tensor:
         """``paths`` as (sentences, longest), filled with n, the index of a step of log-probability 0."""
         longest = max(len(path) for path in self.paths)
@@ -125,14 +133,13 @@ def sentence_log_probs(
     """
     batch, count = hidden.shape[:2]
     rows, tokens = trie.rows.to(hidden.device), trie.tokens.to(hidden.device)
-    # Nodes are predicted by one row each; ordered by row they can be read off chunk by chunk.
-    order = rows.argsort()
-    bounds = torch.searchsorted(rows[order], torch.arange(count + 1, device=hidden.device)).tolist()
+    order, starts = trie.by_row
+    order = order.to(hidden.device)
     steps = hidden.new_zeros(batch, len(trie) + 1, dtype=torch.float32)
     size = max(1, _LOGITS // (batch * vocabulary))
     for start in range(0, count, size):
         stop = min(start + size, count)
         known = head(hidden[:, start:stop]).float().log_softmax(dim=-1)
-        nodes = order[bounds[start] : bounds[stop]]
+        nodes = order[starts[start] : starts[stop]]
         steps[:, nodes] = known[:, rows[nodes] - start, tokens[nodes]]
     return steps[:, trie.table.to(hidden.device)].sum(dim=-1)

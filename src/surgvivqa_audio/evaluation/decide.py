@@ -22,6 +22,9 @@ from surgvivqa_audio.taxonomy import Taxonomy
 
 STAGES = ("tuned", "base")
 MAX_FALSE_REFUSALS = 0.04  # aims at 5 % on new procedures
+# Of off-topic questions 90 % are to be refused; a bank of some hundred knows its share to within 3 points.
+# More than that is not bought with answers to questions that have one.
+ENOUGH_REFUSED = 0.93
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def write_decision(
 
 
 def fit_decision(rows: Sequence[Outcome], max_false_refusals: float = MAX_FALSE_REFUSALS) -> Fitted:
-    """Temperature by likelihood; then the lowest refusal threshold within the budget of false refusals.
+    """Temperature by likelihood; then the refusal threshold: the lowest within the budget of false refusals,
+    or a higher one if that still refuses :data:`ENOUGH_REFUSED` of the off-topic rows.
 
     The temperature is fitted on the answerable rows alone, so that it does not depend on how many
     out-of-scope questions were asked.
@@ -76,6 +80,9 @@ def fit_decision(rows: Sequence[Outcome], max_false_refusals: float = MAX_FALSE_
     inside = _log_odds(answerable, temperature)
     outside = _log_odds([row for row in rows if row.gold[0] == ""], temperature)
     threshold = _threshold(inside, max_false_refusals)
+    if len(outside):
+        needed = int(np.ceil(ENOUGH_REFUSED * len(outside)))
+        threshold = max(threshold, float(np.sort(outside)[len(outside) - needed]))
     return Fitted(
         {"temperature": temperature, "refuse_at": threshold},
         len(inside),

@@ -100,8 +100,7 @@ def run_request(
 
 def _place(system: System) -> dict[str, str]:
     """For the run record: the device, where it is not the CPU. Another one is another run: bf16 differs."""
-    device = getattr(getattr(system, "engine", None), "device", None)
-    return {} if device is None or device.type == "cpu" else {"device": device.type}
+    return {} if system.device == "cpu" else {"device": system.device}
 
 
 def _digest(taxonomy: Taxonomy) -> str:

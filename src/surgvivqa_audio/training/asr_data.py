@@ -26,6 +26,7 @@ from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, EspeakEngine,
 from surgvivqa_audio.speech.noise import make_noise, reverb
 from surgvivqa_audio.speech.phrasing import PhrasingSplit, words
 from surgvivqa_audio.speech.speakable import speakable
+from surgvivqa_audio.speech.voices import TRAIN_VARIANTS
 from surgvivqa_audio.taxonomy import Taxonomy
 
 Wave = NDArray[np.float32]
@@ -45,7 +46,7 @@ class PoolConfig(BaseModel):
     min_words: int = Field(3, ge=1)
     max_words: int = Field(8, ge=1)
     accents: tuple[str, ...] = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
-    variants: tuple[str, ...] = ("", "f1", "f2", "f4", "m2", "m3", "m4", "m5", "m6")
+    variants: tuple[str, ...] = ("", *TRAIN_VARIANTS)
     rates: tuple[int, int] = (130, 200)
     pitches: tuple[int, int] = (30, 70)
     shard: int = Field(500, ge=1)
@@ -57,7 +58,7 @@ class AugmentConfig(BaseModel):
 
     model_config = _STRICT
     warp: float = 0.5
-    warp_range: tuple[float, float] = (0.88, 1.12)
+    warp_range: tuple[float, float] = (0.85, 1.18)
     noise: float = 0.45
     snr_db: tuple[float, float] = (0.0, 20.0)
     reverb: float = 0.15

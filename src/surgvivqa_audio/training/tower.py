@@ -23,7 +23,7 @@ from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
 from surgvivqa_audio.training.feature_cache import tower_digest
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
-from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, mirror, reverse
+from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, displace, mirror, reverse
 
 VIEWS = 4  # as it is, mirrored, backwards, both
 
@@ -33,6 +33,8 @@ class TowerConfig(LoopConfig):
     full weight at ``kinds_at``."""
 
     steps: int = 1300
+    shift_px: int = 5  # at most, each way; under the margin within which no quadrant is asked for
+    gain: tuple[float, float] = (0.12, 0.04)  # brightness of the clip, and of its channels one by one
     kinds_from: float = 0.22
     kinds_at: float = 0.34
     batch: int = 32
@@ -44,6 +46,14 @@ def view_of(clip: PoolClip, view: int) -> PoolClip:
     if view & 1:
         clip = mirror(clip)
     return reverse(clip) if view & 2 else clip
+
+
+def _disturbed(clip: PoolClip, config: TowerConfig, rng: np.random.Generator) -> PoolClip:
+    """The clip a little aside, in a little other light: small lesions are learned wherever in a patch."""
+    right, down = (int(px) for px in rng.integers(-config.shift_px, config.shift_px + 1, 2))
+    whole, each = config.gain
+    gains = (1 + rng.uniform(-whole, whole)) * (1 + rng.uniform(-each, each, 3))
+    return displace(clip, right, down, gains)
 
 
 def see(vlm: Any, processor: AudioGraftProcessor, clips: Sequence[PoolClip]) -> Tensor:
@@ -80,7 +90,7 @@ def train_tower(
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((config.seed, 4, step))
         drawn = [
-            view_of(clips[int(index)], int(rng.integers(VIEWS)))
+            _disturbed(view_of(clips[int(index)], int(rng.integers(VIEWS))), config, rng)
             for index in rng.integers(len(clips), size=config.batch)
         ]
         features = see(vlm, processor, drawn)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from surgvivqa_audio.taxonomy import Taxonomy
@@ -19,7 +20,10 @@ from surgvivqa_audio.training.clip_pool import PoolClip
 
 _FLOW_PX = 1.5  # typical motion between two frames, so that the target is of order 1
 _MAX_SLICES = 8
-_OCCUPIED = 0.08  # share of a cell from which on it belongs to a thing
+# Share of a cell from which on a lesion, a tool or fluid is in it; and that from which on the cell says which
+# lesion or tool it is. A lesion below 5 mm covers 5 to 15 % of one cell, or a part of that of two.
+_PRESENT = torch.tensor([0.015, 0.04, 0.04])
+_OCCUPIED = (0.03, 0.08)
 _KIND_WEIGHT, _FLOW_WEIGHT = 0.3, 2.0
 _FOUND_WEIGHT = torch.tensor([4.0, 2.0, 1.0])  # lesion, tool and fluid cells against empty ones
 # What the cells of a thing, or all cells, say about the whole: question type -> column of the occupancy.
@@ -70,6 +74,35 @@ def reverse(clip: PoolClip) -> PoolClip:
     )
 
 
+def displace(clip: PoolClip, right: int, down: int, gains: NDArray[np.float64]) -> PoolClip:
+    """The clip moved on the screen by so many px, black where nothing is left, and its three channels
+    brightened by ``gains`` (3,). For a few px: the answers stay, cells take a share of their neighbours."""
+    _, height, width, _ = clip.frames.shape
+    table = np.clip(np.arange(256)[:, None] * gains, 0, 255).astype(np.uint8)
+    kept = clip.frames[:, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
+    frames = np.zeros_like(clip.frames)
+    rows, columns = max(down, 0), max(right, 0)
+    for channel in range(3):
+        frames[:, rows : rows + kept.shape[1], columns : columns + kept.shape[2], channel] = table[
+            kept[..., channel], channel
+        ]
+    occupancy = clip.occupancy
+    for axis, pixels, side in ((1, down, height), (2, right, width)):
+        share = np.float32(abs(pixels) / (side / occupancy.shape[axis]))
+        occupancy = (1 - share) * occupancy + share * _neighbour(occupancy, axis, 1 if pixels > 0 else -1)
+    moved = np.array([right, down], dtype=np.float32)
+    return replace(clip, frames=frames, occupancy=occupancy, centre=clip.centre + moved)
+
+
+def _neighbour(cells: NDArray[np.float32], axis: int, step: int) -> NDArray[np.float32]:
+    """Every cell's neighbour on the side the picture comes from; nothing past the border."""
+    rolled = np.roll(cells, step, axis)
+    border = [slice(None)] * cells.ndim
+    border[axis] = slice(0, 1) if step > 0 else slice(-1, None)
+    rolled[tuple(border)] = 0
+    return rolled
+
+
 class TokenHeads(nn.Module):
     """What every token says: occupancy (3), flow (2), row (4), column (4), lesion centre (2) and drift (2);
     and, where a lesion or a tool is, which one."""
@@ -95,7 +128,7 @@ class TokenHeads(nn.Module):
             if column is None:
                 cells = torch.ones(occupancy.shape[:-1], dtype=torch.bool)
             else:
-                cells = occupancy[..., column] > _OCCUPIED
+                cells = occupancy[..., column] > _OCCUPIED[column]
             cells = cells & rows[:, None, None, None]
             if cells.any():
                 number = torch.tensor([0 if each is None else shorts.index(each) for each in answers])
@@ -111,7 +144,7 @@ def place_loss(predicted: Tensor, clips: Sequence[PoolClip]) -> Tensor:
     occupancy = torch.from_numpy(np.stack([clip.occupancy for clip in clips]))
     flow = torch.from_numpy(np.stack([clip.flow for clip in clips])).nan_to_num().clamp(-8, 8)
     centre = torch.from_numpy(np.stack([clip.centre for clip in clips]))
-    present = (occupancy > 0.04).float()
+    present = (occupancy > _PRESENT).float()
     loss = nn.functional.binary_cross_entropy_with_logits(
         predicted[..., :3], present, pos_weight=_FOUND_WEIGHT
     )
