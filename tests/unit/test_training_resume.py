@@ -97,13 +97,6 @@ def _loop(out: Path, loss: Any) -> Loop:
     return Loop(torch.nn.Linear(2, 2), LoopConfig(steps=1), out, loss)
 
 
-def test_the_schedule_begins_again_where_a_recipe_says_so() -> None:
-    config = LoopConfig(steps=10, restarts=(4,))
-    assert [config.along(step) for step in (0, 3, 4, 7, 9, 10)] == [0.0, 0.75, 0.0, 0.5, 5 / 6, 1.0]
-    once = LoopConfig(steps=4)
-    assert [config.along(step) for step in range(4)] == [once.along(step) for step in range(4)]
-
-
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     assert not _loop(tmp_path, None).resume()
 

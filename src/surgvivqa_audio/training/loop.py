@@ -23,11 +23,7 @@ StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 class LoopConfig(BaseModel):
-    """Length, learning rates and checkpoints of one run.
-
-    ``restarts`` are the steps at which warm-up and cosine begin again (SGDR, arXiv 1608.03983), so that a
-    finished run can be made longer without being another one.
-    """
+    """Length, learning rates and checkpoints of one run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int
@@ -36,13 +32,6 @@ class LoopConfig(BaseModel):
     weight_decay: float = 0.01
     checkpoint_every: int = 100
     bf16: bool = True
-    restarts: tuple[int, ...] = ()
-
-    def along(self, step: int) -> float:
-        """How far the schedule is at a step, 0 to 1."""
-        begins = max((0, *(each for each in self.restarts if each <= step)))
-        ends = min((self.steps, *(each for each in self.restarts if each > step)))
-        return (step - begins) / (ends - begins)
 
 
 class Loop:
@@ -68,7 +57,7 @@ class Loop:
         started, first = monotonic(), self.step
         self.trained.train()
         while self.step < self.config.steps:
-            set_lr(self.optimizer, lr_factor(self.config.along(self.step)))
+            set_lr(self.optimizer, lr_factor(self.step / self.config.steps))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
                 loss, logged = self.loss(self.step)
             if not torch.isfinite(loss):
