@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from typer.testing import CliRunner
 
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.commands import evaluate
-from surgvivqa_audio.errors import ConfigError, MissingAudio
+from surgvivqa_audio.errors import BadAnnotation, ConfigError, MissingAudio
 from surgvivqa_audio.evaluation.session import (
     Request,
     clip_rate,
@@ -23,7 +27,7 @@ from surgvivqa_audio.evaluation.session import (
 )
 from surgvivqa_audio.evaluation.spoken import Speaker
 from surgvivqa_audio.evaluation.suite import Suite, plan_eval, plan_suite, run_suite
-from surgvivqa_audio.evaluation.workers import run_shards
+from surgvivqa_audio.evaluation.workers import run_shards, shard_file
 from surgvivqa_audio.files import write_jsonl
 from surgvivqa_audio.sample import Sample, read_samples
 from surgvivqa_audio.scoring.rows import read_predictions
@@ -43,9 +47,9 @@ class Echo:
 
     name = "echo"
     needs = frozenset({"audio", "frames"})
-    device = "cpu"
 
     def __init__(self) -> None:
+        self.facts = {"weights": "none"}
         self.queries: list[Query] = []
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
@@ -249,6 +253,53 @@ def test_workers_share_the_clips_and_their_files_are_joined(folder: Path) -> Non
         sample.key for sample in read_samples(folder / "out_template.jsonl", TAXONOMY)
     )
     assert not list(folder.glob("*-of-2*"))
+
+
+class Endless(Echo):
+    """Never answers; leaves a sign of life beside the data while it lives."""
+
+    def predict(self, queries: Sequence[Query]) -> list[Answer]:
+        while True:
+            with open(os.environ["SIGN_OF_LIFE"], "a", encoding="utf-8") as sign:
+                sign.write(".")
+            time.sleep(0.02)
+
+
+def build_endless(_name: str) -> Endless:
+    return Endless()
+
+
+def test_workers_end_with_their_killed_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign = folder / "alive"
+    monkeypatch.setenv("SIGN_OF_LIFE", str(sign))
+    runs = {"plain": Request(folder, "echo", folder / "plain.jsonl")}
+    parent = multiprocessing.get_context("spawn").Process(
+        target=run_shards, args=(runs, 1, TAXONOMY, build_endless, print)
+    )
+    parent.start()
+    while not sign.exists():
+        assert parent.is_alive()
+        time.sleep(0.1)
+    parent.kill()
+    parent.join()
+    for _ in range(30):
+        before = sign.stat().st_size
+        time.sleep(1)
+        if sign.stat().st_size == before:
+            return
+    pytest.fail("the worker writes on after its parent was killed")
+
+
+def test_shards_of_other_weights_are_not_joined(folder: Path) -> None:
+    run = Request(folder, "echo", folder / "plain.jsonl")
+    parts = [shard_file(run.out, (number, 2)) for number in range(2)]
+    for number, weights in enumerate(("a", "b")):
+        system = Echo()
+        system.facts = {"weights": weights}
+        request = replace(run, out=parts[number], shard=(number, 2))
+        run_request(request, TAXONOMY, lambda _name, system=system: system)
+    with pytest.raises(BadAnnotation, match=r"data or weights differ.*delete the files"):
+        run_shards({"plain": run}, 2, TAXONOMY, build_echo, print)
 
 
 def test_out_of_scope_banks_are_asked_about_three_clips_each(folder: Path) -> None:

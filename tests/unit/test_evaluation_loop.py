@@ -76,9 +76,9 @@ class Listener:
 
     name = "listener"
     needs = frozenset({"audio", "frames"})
-    device = "cpu"
 
     def __init__(self, fail_on: set[int] | None = None) -> None:
+        self.facts = {"weights": "none"}
         self.fail_on = fail_on or set()
         self.calls: list[list[Query]] = []
 

@@ -80,7 +80,7 @@ class System(Protocol):
 
     name: str
     needs: frozenset[str]  # subset of {"audio", "text", "frames"}
-    device: str  # the kind of device it computes on, as torch names it: cpu, cuda
+    facts: dict[str, Any]  # for the run record: digest of the weights, decision rule, device other than cpu
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer each query, in order."""

@@ -28,7 +28,7 @@ class BaselineSystem:
             raise ConfigError(f"system '{name}': the predecessor's prompts exist for audio and for text only")
         self.name, self.engine, self.mode, self.tokens = name, engine, mode, tokens
         self.needs = frozenset({mode, "frames"})
-        self.device = engine.device.type
+        self.facts = engine.facts
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer in order, one at a time.

@@ -13,6 +13,7 @@ from surgvivqa_audio.answering.base import Answer, Query, Wave
 from surgvivqa_audio.answering.bundle import default_model_dir
 from surgvivqa_audio.answering.engine import AnswerEngine
 from surgvivqa_audio.answering.hearing import listen
+from surgvivqa_audio.answering.prefix import model_digest
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.loading import load_whisper
 from surgvivqa_audio.processing.transcribe import transcribe
@@ -32,7 +33,7 @@ class AsrSystem:
     def __init__(
         self, engine: AnswerEngine, model_dir: Path | None, hear: Callable[[Wave], str] | None = None
     ) -> None:
-        self.engine, self.device = engine, engine.device.type
+        self.engine, self.facts = engine, engine.facts
         if hear is not None:
             self.hear = hear
             return
@@ -43,6 +44,7 @@ class AsrSystem:
         self.whisper: WhisperForConditionalGeneration = load_whisper(folder, encoder).to(
             engine.device, encoder.conv1.weight.dtype
         )
+        self.facts |= {"transcriber": model_digest(self.whisper)}
         self.hear = self._own
 
     def _own(self, wave: Wave) -> str:

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from surgvivqa_audio.answering.prefix import (
     device_of,
     joined_digest,
     model_digest,
+    system_facts,
 )
 from surgvivqa_audio.answering.questions import Asked, score_rows
 from surgvivqa_audio.answering.trie import Trie, build_trie
@@ -75,6 +76,11 @@ class AnswerEngine:
         self.lock = threading.Lock()
         self._shrinker = Shrinker()
         self._digest = joined_digest(model_digest(model), processor.geometry, processor.family)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run record says of the model: digest of the weights, decision rule, device if not cpu."""
+        return system_facts(self.model) | {"decision": asdict(self.decision)}
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGenerati
 
 from surgvivqa_audio.answering.base import Answer, Query
 from surgvivqa_audio.answering.hearing import listen
+from surgvivqa_audio.answering.prefix import system_facts
 from surgvivqa_audio.errors import ConfigError, ModelError
 from surgvivqa_audio.model.device import default_dtype
 from surgvivqa_audio.processing.omni import OMNI_TOKENS, OmniProcessor
@@ -27,7 +28,7 @@ class OmniSystem:
     def __init__(self, model: Any, processor: OmniProcessor, label: str, tokens: int = OMNI_TOKENS) -> None:
         self.name = "omni"
         self.model, self.processor, self.label, self.tokens = model.eval(), processor, label, tokens
-        self.device: str = model.device.type
+        self.facts = system_facts(model)
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer in order, one at a time.

@@ -136,3 +136,9 @@ def model_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(flat[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def system_facts(model: nn.Module) -> dict[str, Any]:
+    """Digest of the weights, and the device where it is not the CPU: bf16 gives other rows."""
+    device = device_of(model).type
+    return {"weights": model_digest(model)} | ({} if device == "cpu" else {"device": device})

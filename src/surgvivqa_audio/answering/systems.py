@@ -32,7 +32,7 @@ class EngineSystem:
 
     def __init__(self, name: str, engine: AnswerEngine, mode: QuestionMode, *, frames: bool = True) -> None:
         self.name = name
-        self.engine, self.device = engine, engine.device.type
+        self.engine, self.facts = engine, engine.facts
         self.mode = mode
         self.needs = frozenset(mode.split("+")) | (frozenset({"frames"}) if frames else frozenset())
         self._last: tuple[Clip, OpenClip] | None = None

@@ -65,7 +65,7 @@ class WholePromptSystem:
                 f"system '{name}': the seed layout always holds audio; use audio or audio+text, or train a "
                 "recipe with prompt.layout stream"
             )
-        self.name, self.engine, self.mode, self.device = name, engine, mode, engine.device.type
+        self.name, self.engine, self.mode, self.facts = name, engine, mode, engine.facts
         self.needs = frozenset(mode.split("+")) | (frozenset({"frames"}) if frames else frozenset())
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:

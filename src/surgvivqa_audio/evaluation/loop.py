@@ -169,6 +169,7 @@ def _short_record(record: dict[str, Any]) -> dict[str, Any]:
         "system": record["config"]["system"],
         "control": record["config"]["control"],
         "seed": record["seed"],
+        "weights": record["config"].get("weights"),
         "git_commit": record["git_commit"],
         "data_sha256": record["data_sha256"],
         "created": record["created"],

@@ -13,7 +13,7 @@ from surgvivqa_audio.files import write_json, write_jsonl
 from surgvivqa_audio.scoring.rows import read_predictions
 from surgvivqa_audio.taxonomy import Taxonomy
 
-_SAME = ("system", "control", "seed", "data_sha256")
+_SAME = ("system", "control", "seed", "data_sha256", "weights")
 
 
 def merge_shards(shards: Sequence[Path], out: Path, taxonomy: Taxonomy) -> list[dict[str, Any]]:
@@ -36,7 +36,10 @@ def merge_shards(shards: Sequence[Path], out: Path, taxonomy: Taxonomy) -> list[
             rows.append(extra)
     if len(records) > 1:
         files = ", ".join(map(str, records.values()))
-        raise BadAnnotation(f"{files}: rows of different runs (system, control, seed or data differ)")
+        raise BadAnnotation(
+            f"{files}: rows of different runs (system, control, seed, data or weights differ); "
+            "delete the files that are not of this run and repeat it"
+        )
     found = [sidecar(path) for path in shards if sidecar(path).is_file()]
     write_json(sidecar(out), {"shards": [json.loads(path.read_text(encoding="utf-8")) for path in found]})
     write_jsonl(out, rows)

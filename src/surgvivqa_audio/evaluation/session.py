@@ -91,16 +91,11 @@ def run_request(
     with ExitStack() as stack:
         sources = open_sources(request, system, taxonomy, stack)
         facts = {"frames_per_second": frame_rates(request.data, samples), "sentences": _digest(taxonomy)}
-        facts |= _place(system)
+        facts |= system.facts
         return run_eval(
             samples, system, sources, request.out, settings,
             data_files=files, progress=progress, facts=facts,
         )  # fmt: skip
-
-
-def _place(system: System) -> dict[str, str]:
-    """For the run record: the device, where it is not the CPU. Another one is another run: bf16 differs."""
-    return {} if system.device == "cpu" else {"device": system.device}
 
 
 def _digest(taxonomy: Taxonomy) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +59,7 @@ def shard_file(out: Path, shard: tuple[int, int]) -> Path:
 def _work(
     runs: dict[str, Request], shard: tuple[int, int], taxonomy: Taxonomy, build: Callable[[str], System]
 ) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     known: dict[str, System] = {}
 
     def system(name: str) -> System:
@@ -69,3 +72,11 @@ def _work(
         out = shard_file(run.out, shard)
         if not out.is_file():
             run_request(replace(run, out=out, shard=shard), taxonomy, system)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on writing into the folder of the next attempt."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

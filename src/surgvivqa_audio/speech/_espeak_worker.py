@@ -2,8 +2,9 @@
 
 espeak-ng keeps random state from one utterance to the next, so the second synthesis of a sentence in one
 process differs from the first. This process therefore initialises the library once, never speaks itself,
-and forks a child for every utterance: each child starts from the same untouched state. Synchronous mode is
-required, the retrieval mode starts a thread that does not survive a fork.
+and forks a child for every utterance: each child starts from the same untouched state. That state is set to
+the same in every process, because the library seeds it from the clock. Synchronous mode is required: the
+retrieval mode starts a thread that does not survive a fork.
 
 Requests: one JSON object per line on stdin (``text``, ``voice``, ``rate``, ``pitch``).
 Replies: one JSON line (``bytes``, ``sample_rate``, ``error``) followed by that many bytes of int16 PCM.
@@ -32,6 +33,9 @@ def load(library: str, data: str) -> tuple[ctypes.CDLL, int, str]:
     sample_rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT)
     if sample_rate <= 0:
         raise OSError(f"espeak_Initialize returned {sample_rate} for the data folder {data}")
+    # The library seeds its two generators from the clock; heard in every voice with breath.
+    lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    ctypes.CDLL(None).srand(1)
     return lib, sample_rate, lib.espeak_Info(None).decode().split()[0]
 
 
