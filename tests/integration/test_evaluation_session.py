@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -256,38 +257,34 @@ def test_workers_share_the_clips_and_their_files_are_joined(folder: Path) -> Non
 
 
 class Endless(Echo):
-    """Never answers; leaves a sign of life beside the data while it lives."""
+    """Says that it was asked, and never answers."""
+
+    def __init__(self, sign: Connection) -> None:
+        super().__init__()
+        self.sign = sign
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
-        while True:
-            with open(os.environ["SIGN_OF_LIFE"], "a", encoding="utf-8") as sign:
-                sign.write(".")
-            time.sleep(0.02)
+        self.sign.send("asked")
+        threading.Event().wait()
+        raise AssertionError("nothing ends the wait")
 
 
-def build_endless(_name: str) -> Endless:
-    return Endless()
+def build_endless(sign: Connection, _name: str) -> Endless:
+    return Endless(sign)
 
 
-def test_workers_end_with_their_killed_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sign = folder / "alive"
-    monkeypatch.setenv("SIGN_OF_LIFE", str(sign))
+def test_workers_end_with_their_killed_parent(folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    seen, sign = context.Pipe(duplex=False)
     runs = {"plain": Request(folder, "echo", folder / "plain.jsonl")}
-    parent = multiprocessing.get_context("spawn").Process(
-        target=run_shards, args=(runs, 1, TAXONOMY, build_endless, print)
-    )
+    parent = context.Process(target=run_shards, args=(runs, 1, TAXONOMY, partial(build_endless, sign), print))
     parent.start()
-    while not sign.exists():
-        assert parent.is_alive()
-        time.sleep(0.1)
+    sign.close()  # now only the parent and its worker hold this end
+    assert seen.recv() == "asked"
     parent.kill()
-    parent.join()
-    for _ in range(30):
-        before = sign.stat().st_size
-        time.sleep(1)
-        if sign.stat().st_size == before:
-            return
-    pytest.fail("the worker writes on after its parent was killed")
+    assert seen.poll(30), "the worker lives on after its parent was killed"
+    with pytest.raises(EOFError):  # the last one to hold the other end is gone
+        seen.recv()
 
 
 def test_shards_of_other_weights_are_not_joined(folder: Path) -> None:

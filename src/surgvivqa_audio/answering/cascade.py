@@ -44,7 +44,7 @@ class AsrSystem:
         self.whisper: WhisperForConditionalGeneration = load_whisper(folder, encoder).to(
             engine.device, encoder.conv1.weight.dtype
         )
-        self.facts |= {"transcriber": model_digest(self.whisper)}
+        self.facts["transcriber"] = model_digest(self.whisper)
         self.hear = self._own
 
     def _own(self, wave: Wave) -> str:

@@ -29,7 +29,6 @@ from surgvivqa_audio.answering.prefix import (
     PrefixCache,
     device_of,
     joined_digest,
-    model_digest,
     system_facts,
 )
 from surgvivqa_audio.answering.questions import Asked, score_rows
@@ -75,12 +74,13 @@ class AnswerEngine:
         self.prefixes = PrefixCache(cache_bytes)
         self.lock = threading.Lock()
         self._shrinker = Shrinker()
-        self._digest = joined_digest(model_digest(model), processor.geometry, processor.family)
+        self._about = system_facts(model)
+        self._digest = joined_digest(self._about["weights"], processor.geometry, processor.family)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a run record says of the model: digest of the weights, decision rule, device if not cpu."""
-        return system_facts(self.model) | {"decision": asdict(self.decision)}
+        return self._about | {"decision": asdict(self.decision)}
 
     @property
     def device(self) -> torch.device:

@@ -143,6 +143,7 @@ def _config(system: System, settings: Settings) -> dict[str, Any]:
         "shard": list(settings.shard),
         "batch_size": settings.batch_size,
         "sample": settings.sample,
+        **system.facts,
     }
 
 

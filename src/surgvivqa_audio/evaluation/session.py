@@ -91,7 +91,6 @@ def run_request(
     with ExitStack() as stack:
         sources = open_sources(request, system, taxonomy, stack)
         facts = {"frames_per_second": frame_rates(request.data, samples), "sentences": _digest(taxonomy)}
-        facts |= system.facts
         return run_eval(
             samples, system, sources, request.out, settings,
             data_files=files, progress=progress, facts=facts,
