@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,6 @@ def read_pool(folder: Path) -> list[PoolClip]:
     return clips
 
 
-def answer_counts(clips: list[PoolClip]) -> Counter[tuple[str, str]]:
-    """How often each (type, answer) occurs in the pool, to draw rare ones more often."""
+def answer_counts(clips: Iterable[PoolClip]) -> Counter[tuple[str, str]]:
+    """How often each (type, answer) occurs, to draw rare ones more often."""
     return Counter(pair for clip in clips for pair in clip.answers.items())

@@ -7,6 +7,8 @@ The stages on real data are in ``vqa.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
-from surgvivqa_audio.training.answer_loss import answer_loss
+from surgvivqa_audio.training.answer_loss import answer_loss, twin_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
@@ -48,7 +50,10 @@ class LoraSize(BaseModel):
 
 
 class NanoSpokenRecipe(BaseModel):
-    """One spoken stage; ``nano-align`` grafts ``vlm`` and ``whisper``, ``nano-finetune`` continues."""
+    """One spoken stage; ``nano-align`` grafts ``vlm`` and ``whisper``, ``nano-finetune`` continues.
+
+    ``twin`` weighs how far heard questions may be from the same ones typed (:func:`twin_loss`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: Literal["nano-align", "nano-finetune"]
@@ -67,6 +72,7 @@ class NanoSpokenRecipe(BaseModel):
     stack: int = 4
     projector_width: int = 256
     lora: LoraSize = LoraSize()
+    twin: float = 0.0
     train: LoopConfig = LoopConfig(steps=800)
     rows: RowConfig = RowConfig(nothing_said=0.03, typed=0.1)
 
@@ -123,13 +129,20 @@ def run_nano_spoken(
     lean_attention(model.vlm)
     freeze_all_but_projector(model)
     trained: nn.Module = model
+    as_aligned: Callable[[], AbstractContextManager[None]] = nullcontext
     if recipe.stage == "nano-finetune":
         size = recipe.lora
-        trained = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
+        trained = adapted = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
+        as_aligned = adapted.disable_adapter
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        answers, _, logged = answer_loss(model, rows.batch(step))
-        return answers, logged
+        batch = rows.batch(step)
+        answers, _, states, logged = answer_loss(model, batch)
+        if not recipe.twin:
+            return answers, logged
+        with as_aligned():
+            apart = twin_loss(model, batch, states)
+        return answers + recipe.twin * apart, logged | {"apart": round(apart.item(), 4)}
 
     loop = Loop(trained, recipe.train, out, loss)
     if resume:

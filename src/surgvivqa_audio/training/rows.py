@@ -1,11 +1,12 @@
 """Rows of the stages after the tower: one clip's cached features and many questions that share them.
 
 Typed questions train the language model, heard ones the projector and the adapter; a row is made of the seed
-and its step alone. Types are drawn evenly, rare answers more often, and some questions must be refused.
+and its step alone. Types are drawn evenly, and the answers of each; some questions must be refused.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,10 +48,11 @@ class RowConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Asked:
-    """One question as the processor takes it; a heard one brings the encoder's states."""
+    """One question as the processor takes it; a heard one brings the encoder's states and what was said."""
 
     spoken: Spoken
     states: Tensor | None = None
+    twin: Spoken | None = None
 
 
 class Asking(Protocol):
@@ -92,27 +94,41 @@ class Voiced:
         index = choices[int(rng.integers(len(choices)))]
         # Only its length is looked at: the features come from the cache.
         mel = np.broadcast_to(np.float32(0), (self.mel_bins, self.heard.mel_frames[index]))
-        return Asked(Spoken("audio", mel, answer=answer), self.heard.states[index])
+        text = self.heard.texts[index]
+        twin = Spoken("text", text=text, answer=answer) if text else None
+        return Asked(Spoken("audio", mel, answer=answer), self.heard.states[index], twin)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions about the clips of a step, with their answers.
+
+    ``ids`` (n, s), padded at the end; ``labels`` (n, s); ``owner`` (n,) the row of each question's clip;
+    ``states`` the encoder states of the heard ones, in order.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    owner: Tensor
+    states: list[Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step: the clips' prefixes and, apart, the questions about them.
 
-    ``prefix`` are the inputs of (b, p) prefix tokens; ``ids`` (n, s) the questions with their answers, padded
-    at the end and the short ones first; ``owner`` (n,) the row of each question's clip; ``labels`` (n, s);
-    ``weights`` of every label; ``visual`` (b, slices, grid, grid, d); ``states`` the encoder states of the
-    heard questions, in order.
+    ``prefix`` are the inputs of (b, p) prefix tokens; ``questions`` come with the short ones first;
+    ``weights`` of every label; ``visual`` (b, slices, grid, grid, d). ``twins`` are the heard questions
+    typed, in the same order, where something was said; ``twinned`` (n,) says of which questions.
     """
 
     prefix: dict[str, Tensor]
-    ids: Tensor
-    owner: Tensor
-    labels: Tensor
+    questions: Questions
     weights: Tensor
     clips: list[PoolClip]
     visual: Tensor
-    states: list[Tensor]
+    twins: Questions | None
+    twinned: Tensor
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,30 @@ class Seen:
     def first(self, count: int) -> Seen:
         """Only the first ``count`` clips."""
         return Seen(self.clips[:count], self.features[:, :count])
+
+
+class Odds:
+    """How often each view of a clip is shown and what is asked about it, so that every type is asked equally
+    often and, within a type, every answer.
+
+    A (type, answer) weighs 1 / (answers of the type * views with that answer). A view is drawn by the sum of
+    its weights and its questions by each of them: over all views, every question has exactly its weight.
+    """
+
+    def __init__(self, views: Sequence[PoolClip]) -> None:
+        counts = answer_counts(views)
+        answers = Counter(name for name, _ in counts)
+        self.weight = {pair: 1.0 / (answers[pair[0]] * count) for pair, count in counts.items()}
+        sums = np.array([self._weights(view).sum() for view in views])
+        self.of_views = sums / sums.sum()
+
+    def of_questions(self, clip: PoolClip) -> np.ndarray:
+        """Of each type in ``clip.answers``, in their order."""
+        weights = self._weights(clip)
+        return weights / weights.sum()
+
+    def _weights(self, clip: PoolClip) -> np.ndarray:
+        return np.array([self.weight[pair] for pair in clip.answers.items()])
 
 
 class Rows:
@@ -141,35 +181,40 @@ class Rows:
     ) -> None:
         self.seen, self.typed, self.voiced = seen, typed, voiced
         self.processor, self.taxonomy, self.config = processor, taxonomy, config
-        counts = answer_counts(list(seen[0].clips))
-        self.weight = {pair: (1.0 / count) ** 0.75 for pair, count in counts.items()}
+        self.odds = [
+            Odds([view_of(clip, view) for clip in each.clips for view in range(VIEWS)]) for each in seen
+        ]
         self.decisive = decisive_tokens(processor, taxonomy)
 
     def batch(self, step: int) -> Batch:
         """The rows of a step. Every eighth step shows the second set of clips, which are longer."""
         config = self.config
         rng = np.random.default_rng((config.seed, 6, step))
-        seen = self.seen[1] if step % 8 == 7 and len(self.seen) > 1 else self.seen[0]
+        longer = int(step % 8 == 7 and len(self.seen) > 1)
+        seen, odds = self.seen[longer], self.odds[longer]
         size = max(1, config.batch * seen_slices(self.seen[0]) // seen_slices(seen))
         clips, visual = [], []
         asked: list[tuple[int, Asked, list[int]]] = []
-        for row, index in enumerate(rng.integers(len(seen.clips), size=size)):
-            view = int(rng.integers(VIEWS))
+        for row, drawn in enumerate(rng.choice(len(odds.of_views), size, p=odds.of_views)):
+            index, view = divmod(int(drawn), VIEWS)
             clips.append(view_of(seen.clips[index], view))
             visual.append(seen.features[view, index])
-            for each in self._questions(clips[-1], rng):
+            for each in self._questions(clips[-1], odds, rng):
                 asked.append((row, each, self.processor.question_ids(each.spoken)))
         asked.sort(key=lambda one: len(one[2]))
-        ids, labels, weights = self._tokens([(question, each.spoken) for _, each, question in asked])
+        states = [each.states for _, each, _ in asked if each.states is not None]
+        questions = self._tokens([(row, question, each.spoken) for row, each, question in asked], states)
+        twins = [
+            (row, self.processor.question_ids(each.twin), each.twin) for row, each, _ in asked if each.twin
+        ]
         return Batch(
             self._prefix(torch.stack(visual)),
-            ids,
-            torch.tensor([row for row, _, _ in asked]),
-            labels,
-            weights,
+            questions,
+            self._weights([each.spoken.answer or "" for _, each, _ in asked]),
             clips,
             torch.stack(visual).float(),
-            [each.states for _, each, _ in asked if each.states is not None],
+            self._tokens(twins, []) if twins else None,
+            torch.tensor([each.twin is not None for _, each, _ in asked]),
         )
 
     def _prefix(self, visual: Tensor) -> dict[str, Tensor]:
@@ -185,26 +230,28 @@ class Rows:
             "video_grid_thw": torch.tensor([video.grid] * len(visual)),
         }
 
-    def _tokens(self, asked: Sequence[tuple[list[int], Spoken]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Questions with answers as (n, s) ids and labels, and the weight of every label."""
-        ids, labels, weights = [], [], []
-        for question, each in asked:
+    def _tokens(self, asked: Sequence[tuple[int, list[int], Spoken]], states: list[Tensor]) -> Questions:
+        ids, labels = [], []
+        for _, question, each in asked:
             answer = self.processor.answer_ids(each.answer or "")
             ids.append(torch.tensor(question + answer))
             labels.append(torch.tensor([IGNORE] * len(question) + answer))
-            flags = self.decisive[each.answer or ""]
-            weights += [1.0 if flag else self.config.other_branch for flag in flags]
         pad = self.processor.special.pad
-        return (
+        return Questions(
             nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
             nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
-            torch.tensor(weights),
+            torch.tensor([row for row, _, _ in asked]),
+            states,
         )
 
-    def _questions(self, clip: PoolClip, rng: np.random.Generator) -> list[Asked]:
+    def _weights(self, answers: Sequence[str]) -> Tensor:
+        """Of every answer token, one answer after the other."""
+        flags = [flag for answer in answers for flag in self.decisive[answer]]
+        return torch.tensor([1.0 if flag else self.config.other_branch for flag in flags])
+
+    def _questions(self, clip: PoolClip, odds: Odds, rng: np.random.Generator) -> list[Asked]:
         config, refusal = self.config, self.taxonomy.refusal.sentence
-        names = list(clip.answers)
-        draws = np.array([self.weight.get(pair, 1.0) for pair in clip.answers.items()])
+        names, of_names = list(clip.answers), odds.of_questions(clip)
         chosen: list[Asked] = []
         while len(chosen) < config.questions:
             way = self.typed if self.voiced is None or rng.random() < config.typed else self.voiced
@@ -216,7 +263,7 @@ class Rows:
             elif draw > 1 - config.out_of_scope - config.nothing_said and self.voiced is not None:
                 chosen.append(self.voiced.ask(NOTHING, refusal, rng))
             else:
-                name = names[int(rng.choice(len(names), p=draws / draws.sum()))]
+                name = names[int(rng.choice(len(names), p=of_names))]
                 sentence = self.taxonomy.types[name].answer(clip.answers[name]).sentence
                 chosen.append(way.ask(name, sentence, rng))
         return chosen

@@ -82,7 +82,7 @@ def train_tower(
     grid = clips[0].occupancy.shape[1]
     width = vlm.config.get_text_config().hidden_size
     tokens, types = TokenHeads(width, taxonomy), TypeHeads(width, grid, taxonomy)
-    counts = answer_counts(list(clips))
+    counts = answer_counts(clips)
 
     def ramp(progress: float) -> float:
         return (progress - config.kinds_from) / (config.kinds_at - config.kinds_from)
