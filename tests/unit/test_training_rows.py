@@ -15,12 +15,11 @@ from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.patches import lean_attention
 from surgvivqa_audio.processing.features import batch_mels
-from surgvivqa_audio.processing.processor import AudioGraftProcessor, Spoken
 from surgvivqa_audio.taxonomy import Taxonomy
-from surgvivqa_audio.training.answer_loss import answer_loss, twin_loss
-from surgvivqa_audio.training.rows import Asked, Asking, Odds, RowConfig, Rows, Seen, Typed, Voiced
+from surgvivqa_audio.training.answer_loss import answer_loss
+from surgvivqa_audio.training.rows import Odds, RowConfig, Rows, Seen, Typed, Voiced
 from surgvivqa_audio.training.tower import VIEWS, see, view_of
-from surgvivqa_audio.training.utterances import NOTHING, Heard
+from surgvivqa_audio.training.utterances import Heard
 from tiny_stages import tiny_clips, tiny_model
 
 
@@ -45,79 +44,36 @@ def test_every_type_is_asked_equally_often_and_every_answer_of_it(taxonomy: Taxo
     assert list(share.values()) == pytest.approx([1 / 4] * 4)
 
 
-class _Echo:
-    """Questions whose typed twin is the question itself, or, now and then, none."""
-
-    def __init__(self, typed: Typed) -> None:
-        self.typed = typed
-
-    def ask(self, kind: str, answer: str, rng: np.random.Generator) -> Asked:
-        said = self.typed.ask(kind, answer, rng).spoken
-        return Asked(said, None, None if kind == NOTHING else said)
-
-
-def _rows(
-    model: AudioGraft, processor: AudioGraftProcessor, taxonomy: Taxonomy, voiced: Asking, **changes: Any
-) -> Rows:
-    clips = tiny_clips(taxonomy)[:1]
-    with torch.no_grad():
-        views = [see(model.vlm, processor, [view_of(clips[0], view)]) for view in range(VIEWS)]
-    config = RowConfig(batch=2, questions=3, out_of_scope=0.0, other_branch=1.0, **changes)
-    typed = Typed(taxonomy, ["word"])
-    return Rows([Seen(clips, torch.stack(views))], typed, voiced, processor, taxonomy, config)
-
-
-def test_twin_of_itself_is_no_distance_away_and_silence_has_no_twin(taxonomy: Taxonomy) -> None:
-    model, processor = tiny_model()
-    model.eval()
-    lean_attention(model.vlm)
-    echo = _Echo(Typed(taxonomy, ["word"]))
-    batch = _rows(model, processor, taxonomy, echo, typed=0.0, nothing_said=0.4).batch(0)
-    assert batch.twins is not None
-    assert 0 < int(batch.twinned.sum()) == len(batch.twins.ids) < len(batch.questions.ids) == 6
-    with torch.no_grad():
-        _, _, states, _ = answer_loss(model, batch)
-        assert float(twin_loss(model, batch, states)) <= 1e-10
-        # Twice the typed state is one typed state away, whatever the tokens' trust.
-        assert float(twin_loss(model, batch, 2 * states)) == pytest.approx(1.0, abs=1e-5)
-
-
-def test_heard_questions_bring_what_was_said(taxonomy: Taxonomy) -> None:
-    heard = Heard([torch.zeros(5, 8)] * 2, [10, 10], ["is there dye", ""], {"a": [0], NOTHING: [1]})
-    voiced, rng = Voiced(heard, 80), np.random.default_rng(0)
-    assert voiced.ask("a", "No.", rng).twin == Spoken("text", text="is there dye", answer="No.")
-    assert voiced.ask(NOTHING, "No.", rng).twin is None
-
-
 def test_questions_that_share_a_prefix_have_the_loss_of_whole_rows(taxonomy: Taxonomy) -> None:
     model, processor = tiny_model()
     model.eval()
+    clips = tiny_clips(taxonomy)[:1]
     waves = [np.random.default_rng(seed).normal(0, 0.1, 8_000 + 700 * seed) for seed in range(3)]
     mels = [processor.mel(wave.astype(np.float32)) for wave in waves]
     with torch.no_grad():
         states = [_states(model, mel) for mel in mels]
-    heard = Heard(
-        states, [mel.shape[-1] for mel in mels], ["", "", ""], {name: [0, 1, 2] for name in taxonomy.types}
-    )
-    rows = _rows(model, processor, taxonomy, Voiced(heard, 80), typed=0.5)
+        views = [see(model.vlm, processor, [view_of(clips[0], view)]) for view in range(VIEWS)]
+    heard = Heard(states, [mel.shape[-1] for mel in mels], {name: [0, 1, 2] for name in taxonomy.types})
+    config = RowConfig(batch=2, questions=3, out_of_scope=0.0, typed=0.5, other_branch=1.0)
+    typed, voiced = Typed(taxonomy, ["word"]), Voiced(heard, 80)
+    rows = Rows([Seen(clips, torch.stack(views))], typed, voiced, processor, taxonomy, config)
     batch = rows.batch(0)
-    questions = batch.questions
-    assert 0 < len(questions.states) < 6
-    order = [next(i for i, each in enumerate(states) if each is state) for state in questions.states]
+    assert 0 < len(batch.states) < 6
+    order = [next(i for i, each in enumerate(states) if each is state) for state in batch.states]
     features, lengths = batch_mels([mels[index] for index in order])
-    pixels = [processor.clip(list(batch.clips[row].frames), 6.25).pixels for row in questions.owner.tolist()]
-    ids = torch.cat([batch.prefix["input_ids"][questions.owner], questions.ids], dim=1)
+    pixels = [processor.clip(list(batch.clips[row].frames), 6.25).pixels for row in batch.owner.tolist()]
+    ids = torch.cat([batch.prefix["input_ids"][batch.owner], batch.ids], dim=1)
     prefix_length = batch.prefix["input_ids"].shape[1]
     with torch.no_grad():
         whole = model(
             ids,
-            labels=nn.functional.pad(questions.labels, (prefix_length, 0), value=-100),
+            labels=nn.functional.pad(batch.labels, (prefix_length, 0), value=-100),
             attention_mask=(ids != processor.special.pad).long(),
             mm_token_type_ids=nn.functional.pad(
-                batch.prefix["mm_token_type_ids"][questions.owner], (0, questions.ids.shape[1])
+                batch.prefix["mm_token_type_ids"][batch.owner], (0, batch.ids.shape[1])
             ),
             pixel_values_videos=torch.from_numpy(np.concatenate(pixels)),
-            video_grid_thw=batch.prefix["video_grid_thw"][questions.owner],
+            video_grid_thw=batch.prefix["video_grid_thw"][batch.owner],
             input_features=features,
             audio_lengths=lengths,
         ).loss

@@ -46,7 +46,7 @@ def train_language(
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = rows.batch(step)
-        answers, hidden, _, logged = answer_loss(model, batch)
+        answers, hidden, logged = answer_loss(model, batch)
         high = hidden[batch.prefix["mm_token_type_ids"] != 0].reshape(batch.visual.shape)
         cells = tokens.loss(high, batch.clips)
         return answers + config.auxiliary * cells, logged | {"tokens": round(cells.item(), 4)}

@@ -7,8 +7,6 @@ The stages on real data are in ``vqa.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +29,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
-from surgvivqa_audio.training.answer_loss import answer_loss, twin_loss
+from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
@@ -50,10 +48,7 @@ class LoraSize(BaseModel):
 
 
 class NanoSpokenRecipe(BaseModel):
-    """One spoken stage; ``nano-align`` grafts ``vlm`` and ``whisper``, ``nano-finetune`` continues.
-
-    ``twin`` weighs how far heard questions may be from the same ones typed (:func:`twin_loss`).
-    """
+    """One spoken stage; ``nano-align`` grafts ``vlm`` and ``whisper``, ``nano-finetune`` continues."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: Literal["nano-align", "nano-finetune"]
@@ -72,7 +67,6 @@ class NanoSpokenRecipe(BaseModel):
     stack: int = 4
     projector_width: int = 256
     lora: LoraSize = LoraSize()
-    twin: float = 0.0
     train: LoopConfig = LoopConfig(steps=800)
     rows: RowConfig = RowConfig(nothing_said=0.03, typed=0.1)
 
@@ -129,20 +123,13 @@ def run_nano_spoken(
     lean_attention(model.vlm)
     freeze_all_but_projector(model)
     trained: nn.Module = model
-    as_aligned: Callable[[], AbstractContextManager[None]] = nullcontext
     if recipe.stage == "nano-finetune":
         size = recipe.lora
-        trained = adapted = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
-        as_aligned = adapted.disable_adapter
+        trained = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = rows.batch(step)
-        answers, _, states, logged = answer_loss(model, batch)
-        if not recipe.twin:
-            return answers, logged
-        with as_aligned():
-            apart = twin_loss(model, batch, states)
-        return answers + recipe.twin * apart, logged | {"apart": round(apart.item(), 4)}
+        answers, _, logged = answer_loss(model, rows.batch(step))
+        return answers, logged
 
     loop = Loop(trained, recipe.train, out, loss)
     if resume:

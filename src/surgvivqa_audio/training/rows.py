@@ -48,11 +48,10 @@ class RowConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Asked:
-    """One question as the processor takes it; a heard one brings the encoder's states and what was said."""
+    """One question as the processor takes it; a heard one brings the encoder's states."""
 
     spoken: Spoken
     states: Tensor | None = None
-    twin: Spoken | None = None
 
 
 class Asking(Protocol):
@@ -94,41 +93,27 @@ class Voiced:
         index = choices[int(rng.integers(len(choices)))]
         # Only its length is looked at: the features come from the cache.
         mel = np.broadcast_to(np.float32(0), (self.mel_bins, self.heard.mel_frames[index]))
-        text = self.heard.texts[index]
-        twin = Spoken("text", text=text, answer=answer) if text else None
-        return Asked(Spoken("audio", mel, answer=answer), self.heard.states[index], twin)
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Questions about the clips of a step, with their answers.
-
-    ``ids`` (n, s), padded at the end; ``labels`` (n, s); ``owner`` (n,) the row of each question's clip;
-    ``states`` the encoder states of the heard ones, in order.
-    """
-
-    ids: Tensor
-    labels: Tensor
-    owner: Tensor
-    states: list[Tensor]
+        return Asked(Spoken("audio", mel, answer=answer), self.heard.states[index])
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step: the clips' prefixes and, apart, the questions about them.
 
-    ``prefix`` are the inputs of (b, p) prefix tokens; ``questions`` come with the short ones first;
-    ``weights`` of every label; ``visual`` (b, slices, grid, grid, d). ``twins`` are the heard questions
-    typed, in the same order, where something was said; ``twinned`` (n,) says of which questions.
+    ``prefix`` are the inputs of (b, p) prefix tokens; ``ids`` (n, s) the questions with their answers, padded
+    at the end and the short ones first; ``owner`` (n,) the row of each question's clip; ``labels`` (n, s);
+    ``weights`` of every label; ``visual`` (b, slices, grid, grid, d); ``states`` the encoder states of the
+    heard questions, in order.
     """
 
     prefix: dict[str, Tensor]
-    questions: Questions
+    ids: Tensor
+    owner: Tensor
+    labels: Tensor
     weights: Tensor
     clips: list[PoolClip]
     visual: Tensor
-    twins: Questions | None
-    twinned: Tensor
+    states: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -181,9 +166,8 @@ class Rows:
     ) -> None:
         self.seen, self.typed, self.voiced = seen, typed, voiced
         self.processor, self.taxonomy, self.config = processor, taxonomy, config
-        self.odds = [
-            Odds([view_of(clip, view) for clip in each.clips for view in range(VIEWS)]) for each in seen
-        ]
+        views = [[view_of(clip, view) for clip in each.clips for view in range(VIEWS)] for each in seen]
+        self.odds = [Odds(each) for each in views]
         self.decisive = decisive_tokens(processor, taxonomy)
 
     def batch(self, step: int) -> Batch:
@@ -202,19 +186,16 @@ class Rows:
             for each in self._questions(clips[-1], odds, rng):
                 asked.append((row, each, self.processor.question_ids(each.spoken)))
         asked.sort(key=lambda one: len(one[2]))
-        states = [each.states for _, each, _ in asked if each.states is not None]
-        questions = self._tokens([(row, question, each.spoken) for row, each, question in asked], states)
-        twins = [
-            (row, self.processor.question_ids(each.twin), each.twin) for row, each, _ in asked if each.twin
-        ]
+        ids, labels, weights = self._tokens([(question, each.spoken) for _, each, question in asked])
         return Batch(
             self._prefix(torch.stack(visual)),
-            questions,
-            self._weights([each.spoken.answer or "" for _, each, _ in asked]),
+            ids,
+            torch.tensor([row for row, _, _ in asked]),
+            labels,
+            weights,
             clips,
             torch.stack(visual).float(),
-            self._tokens(twins, []) if twins else None,
-            torch.tensor([each.twin is not None for _, each, _ in asked]),
+            [each.states for _, each, _ in asked if each.states is not None],
         )
 
     def _prefix(self, visual: Tensor) -> dict[str, Tensor]:
@@ -230,24 +211,21 @@ class Rows:
             "video_grid_thw": torch.tensor([video.grid] * len(visual)),
         }
 
-    def _tokens(self, asked: Sequence[tuple[int, list[int], Spoken]], states: list[Tensor]) -> Questions:
-        ids, labels = [], []
-        for _, question, each in asked:
+    def _tokens(self, asked: Sequence[tuple[list[int], Spoken]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Questions with answers as (n, s) ids and labels, and the weight of every label."""
+        ids, labels, weights = [], [], []
+        for question, each in asked:
             answer = self.processor.answer_ids(each.answer or "")
             ids.append(torch.tensor(question + answer))
             labels.append(torch.tensor([IGNORE] * len(question) + answer))
+            flags = self.decisive[each.answer or ""]
+            weights += [1.0 if flag else self.config.other_branch for flag in flags]
         pad = self.processor.special.pad
-        return Questions(
+        return (
             nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
             nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
-            torch.tensor([row for row, _, _ in asked]),
-            states,
+            torch.tensor(weights),
         )
-
-    def _weights(self, answers: Sequence[str]) -> Tensor:
-        """Of every answer token, one answer after the other."""
-        flags = [flag for answer in answers for flag in self.decisive[answer]]
-        return torch.tensor([1.0 if flag else self.config.other_branch for flag in flags])
 
     def _questions(self, clip: PoolClip, odds: Odds, rng: np.random.Generator) -> list[Asked]:
         config, refusal = self.config, self.taxonomy.refusal.sentence

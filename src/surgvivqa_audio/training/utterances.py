@@ -59,12 +59,11 @@ class UtteranceConfig(BaseModel):
 class Heard:
     """Encoder states by what was said: question type, ``OUT_OF_SCOPE`` or ``NOTHING`` -> indices.
 
-    ``states[i]`` is (n, d) bfloat16 for ``mel_frames[i]`` log-mel frames; ``texts[i]`` was said, if anything.
+    ``states[i]`` is (n, d) bfloat16 for ``mel_frames[i]`` log-mel frames.
     """
 
     states: list[Tensor]
     mel_frames: list[int]
-    texts: list[str]
     by_kind: dict[str, list[int]]
 
 
@@ -141,7 +140,7 @@ def hear(
     folder = folder / sha256_bytes(dump_json(plan).encode())[:16]
     write_json(folder / "plan.json", plan)
     noises = noise_bank(config.seed, config.augment.noise_seconds)
-    heard = Heard([], [], [], {})
+    heard = Heard([], [], {})
     for start in range(0, len(jobs), _SHARD):
         path = folder / f"heard-{start // _SHARD:04d}.safetensors"
         part = jobs[start : start + _SHARD]
@@ -152,9 +151,8 @@ def hear(
         frames = stored["mel_frames"].tolist()
         heard.states.extend(stored["states"].split([encoder_length(count) for count in frames]))
         heard.mel_frames.extend(frames)
-        for row, (kind, said_in, index, _) in enumerate(part):
-            heard.texts.append("" if kind == NOTHING else said_in.utterances[index].text)
-            heard.by_kind.setdefault(kind, []).append(start + row)
+        for row, job in enumerate(part):
+            heard.by_kind.setdefault(job[0], []).append(start + row)
     return heard
 
 
