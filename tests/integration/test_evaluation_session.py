@@ -224,6 +224,12 @@ def build_echo(_name: str) -> Echo:
     return Echo()
 
 
+def build_other(_name: str) -> Echo:
+    other = Echo()
+    other.facts = {"weights": "others"}
+    return other
+
+
 def test_suite_runs_resumes_and_reports(folder: Path) -> None:
     both_wordings(folder)
     said: list[str] = []
@@ -239,6 +245,10 @@ def test_suite_runs_resumes_and_reports(folder: Path) -> None:
     said.clear()
     run_suite(request, suite, TAXONOMY, build_echo, said.append)
     assert all(line.endswith("already there") for line in said)
+    files = {path: path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"echo\.jsonl was written with other weights; give another --out"):
+        run_suite(request, suite, TAXONOMY, build_other, said.append)
+    assert all(path.read_bytes() == before for path, before in files.items())
 
 
 def test_workers_share_the_clips_and_their_files_are_joined(folder: Path) -> None:

@@ -18,6 +18,7 @@ from surgvivqa_audio.evaluation.reference import REFERENCES
 from surgvivqa_audio.evaluation.report import ReportOptions, make_report
 from surgvivqa_audio.evaluation.session import Request, run_request
 from surgvivqa_audio.evaluation.workers import run_shards
+from surgvivqa_audio.files import read_jsonl
 from surgvivqa_audio.taxonomy import Taxonomy
 
 SYSTEMS = (
@@ -99,10 +100,12 @@ def run_suite(
     With several workers ``build`` is sent to other processes and must be picklable.
 
     Raises:
+        ConfigError: files of other weights lie in the folder.
         SurgVivqaError: as ``run_request`` and ``make_report``, or a worker failed.
     """
     request = replace(request, speech_cache=request.speech_cache or request.out / "speech")
     held = plan_eval(request, suite)
+    _refuse_other_weights([*held.values(), *plan_suite(request, suite).values()], suite.systems[0], build)
     _run_all(held, suite, taxonomy, build, announce)
     if suite.calibrate:
         model = request.model or default_model_dir()
@@ -124,6 +127,19 @@ def run_suite(
         title=suite.title,
     )
     return make_report([run.out for run in runs.values()], request.out, taxonomy, options)
+
+
+def _refuse_other_weights(runs: Sequence[Request], main: str, build: Callable[[str], System]) -> None:
+    """Finished files are kept, so they must be of the model that is evaluated now."""
+    there = [run.out for run in runs if run.system == main and run.out.is_file()]
+    weights = build(main).facts.get("weights") if there else None
+    for out in there:
+        _, row = next(read_jsonl(out), (0, {}))
+        if row and row["run"].get("weights") != weights:
+            raise ConfigError(
+                f"{out} was written with other weights; give another --out, or delete the predictions to "
+                "evaluate this model in their place"
+            )
 
 
 def _run_all(
