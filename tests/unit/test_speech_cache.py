@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -149,6 +151,26 @@ def test_threads_and_a_second_cache_share_without_repeating(tmp_path):
         assert len(paths) == 4
     assert sorted(engine.calls) == ["four", "one", "three", "two"]
     assert len(lines(tmp_path)) == 4
+
+
+def test_two_threads_that_find_new_rows_count_them_once(tmp_path, monkeypatch):
+    parse, gate = json.loads, Barrier(2)
+
+    def at_once(line):
+        with suppress(BrokenBarrierError):
+            gate.wait(0.5)  # both have read the file by now, unless one waits for the other
+        return parse(line)
+
+    with SpeechCache(tmp_path, Tones()) as cache, SpeechCache(tmp_path, Tones()) as other:
+        other.get("one", VOICE)
+        monkeypatch.setattr("surgvivqa_audio.speech.cache.json.loads", at_once)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda text: cache.get(text, VOICE), ("two", "three")))
+        monkeypatch.undo()
+        other.get("four", VOICE)
+        cache.get("five", VOICE)
+        assert [row["text"] for row in cache.rows()][-2:] == ["four", "five"]
+        assert len(lines(tmp_path)) == 5
 
 
 def test_put_stores_a_recording_and_replaces_it(tmp_path):

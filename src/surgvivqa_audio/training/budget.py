@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from statistics import mean
 
+import psutil
 import torch
 
 from surgvivqa_audio.model.config import AudioGraftConfig
@@ -52,11 +53,11 @@ def recomputes(recipe: VqaRecipe, samples: Sequence[Sample], media: Media) -> bo
 
 
 def memory_of_device() -> float:
-    """Bytes: all of this process's GPU, or its share of the memory that is free."""
+    """Bytes: all of this process's GPU, or its share of the memory to be had (file caches can be)."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1])
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / local
+    return float(psutil.virtual_memory().available) / local
 
 
 def token_counts(rows: Sequence[Row], processor: AudioGraftProcessor) -> dict[str, float]:
