@@ -49,8 +49,8 @@ class Echo:
     name = "echo"
     needs = frozenset({"audio", "frames"})
 
-    def __init__(self) -> None:
-        self.facts = {"weights": "none"}
+    def __init__(self, weights: str = "none") -> None:
+        self.facts = {"weights": weights}
         self.queries: list[Query] = []
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
@@ -225,9 +225,7 @@ def build_echo(_name: str) -> Echo:
 
 
 def build_other(_name: str) -> Echo:
-    other = Echo()
-    other.facts = {"weights": "others"}
-    return other
+    return Echo("others")
 
 
 def test_suite_runs_resumes_and_reports(folder: Path) -> None:
@@ -301,10 +299,8 @@ def test_shards_of_other_weights_are_not_joined(folder: Path) -> None:
     run = Request(folder, "echo", folder / "plain.jsonl")
     parts = [shard_file(run.out, (number, 2)) for number in range(2)]
     for number, weights in enumerate(("a", "b")):
-        system = Echo()
-        system.facts = {"weights": weights}
         request = replace(run, out=parts[number], shard=(number, 2))
-        run_request(request, TAXONOMY, lambda _name, system=system: system)
+        run_request(request, TAXONOMY, lambda _name, weights=weights: Echo(weights))
     with pytest.raises(BadAnnotation, match=r"data or weights differ.*delete the files"):
         run_shards({"plain": run}, 2, TAXONOMY, build_echo, print)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import multiprocessing
 
+import espeakng_loader
 import numpy as np
 import pytest
 
 from surgvivqa_audio.errors import SpeechError
 from surgvivqa_audio.files import sha256_bytes
+from surgvivqa_audio.speech import _espeak_worker
 from surgvivqa_audio.speech.audio import wav_bytes
 from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, VOICES, EspeakEngine, Voice, parse_voice
 
@@ -33,12 +35,29 @@ def test_same_text_gives_the_same_samples_in_any_order_and_process(engine):
     assert sha256_bytes(first.tobytes()) == sha256_bytes(second.tobytes()) == sha256_bytes(third.tobytes())
 
 
-def test_a_voice_with_breath_is_the_same_in_a_process_of_another_second(engine):
-    voice = Voice("en-gb-x-gbcwmd+f5", 178, 56)
-    first = engine.synthesize("Is the scope moving?", voice)
-    time.sleep(1.1)  # the library would take its seed from the clock's seconds
-    with EspeakEngine() as other:
-        second = other.synthesize("Is the scope moving?", voice)
+BREATHY = Voice("en-gb-x-gbcwmd+f5", 178, 56)
+
+
+def said_after_seeds(numbers):
+    """What a voice with breath says as the library starts, and after each seed; for a process of its own."""
+    loader = espeakng_loader
+    lib, _, _ = _espeak_worker.load(str(loader.get_library_path()), str(loader.get_data_path()))
+    request = {"text": "Is the scope moving?", "voice": BREATHY.name, "rate": 178, "pitch": 56}
+    found = [_espeak_worker._forked(lib, request)]
+    for number in numbers:
+        _espeak_worker.seed(lib, number)
+        found.append(_espeak_worker._forked(lib, request))
+    return found
+
+
+def test_a_voice_with_breath_hangs_on_the_seed_and_not_on_the_clock(engine):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        started, same, other = pool.apply(said_after_seeds, ([_espeak_worker.SEED, 2],))
+    assert started == same != other
+    assert started[1] == same[1] == other[1] == ""
+    first = engine.synthesize("Is the scope moving?", BREATHY)
+    with EspeakEngine() as another:
+        second = another.synthesize("Is the scope moving?", BREATHY)
     assert sha256_bytes(first.tobytes()) == sha256_bytes(second.tobytes())
 
 

@@ -104,8 +104,8 @@ def run_suite(
         SurgVivqaError: as ``run_request`` and ``make_report``, or a worker failed.
     """
     request = replace(request, speech_cache=request.speech_cache or request.out / "speech")
-    held = plan_eval(request, suite)
-    _refuse_other_weights([*held.values(), *plan_suite(request, suite).values()], suite.systems[0], build)
+    held, runs = plan_eval(request, suite), plan_suite(request, suite)
+    _refuse_other_weights([*held.values(), *runs.values()], suite.systems[0], build)
     _run_all(held, suite, taxonomy, build, announce)
     if suite.calibrate:
         model = request.model or default_model_dir()
@@ -113,7 +113,6 @@ def run_suite(
             [run.out for run in held.values()], model, "tuned", MAX_FALSE_REFUSALS, taxonomy
         )
         announce(f"calibrated on {fitted.answerable} + {fitted.unanswerable} rows: {fitted.decision}")
-    runs = plan_suite(request, suite)
     _run_all(runs, suite, taxonomy, build, announce)
     if suite.clock_clips:
         systems = [name for name in suite.systems if name not in REFERENCES]
@@ -135,7 +134,7 @@ def _refuse_other_weights(runs: Sequence[Request], main: str, build: Callable[[s
     weights = build(main).facts.get("weights") if there else None
     for out in there:
         _, row = next(read_jsonl(out), (0, {}))
-        if row and row["run"].get("weights") != weights:
+        if row and row.get("run", {}).get("weights") != weights:
             raise ConfigError(
                 f"{out} was written with other weights; give another --out, or delete the predictions to "
                 "evaluate this model in their place"

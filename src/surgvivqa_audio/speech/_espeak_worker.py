@@ -23,6 +23,7 @@ _POSITION_CHARACTER = 1
 _UTF8 = 1
 _RATE, _PITCH = 1, 3
 _DO_NOT_EXIT = 0x8000
+SEED = 1
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -33,10 +34,13 @@ def load(library: str, data: str) -> tuple[ctypes.CDLL, int, str]:
     sample_rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT)
     if sample_rate <= 0:
         raise OSError(f"espeak_Initialize returned {sample_rate} for the data folder {data}")
-    # The library seeds its two generators from the clock; heard in every voice with breath.
-    lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
-    ctypes.CDLL(None).srand(1)
+    seed(lib, SEED)
     return lib, sample_rate, lib.espeak_Info(None).decode().split()[0]
+
+
+def seed(lib: ctypes.CDLL, number: int) -> None:
+    """Set the random state, which the library takes from the clock; a voice with breath is made of it."""
+    lib.espeak_ng_SetRandSeed(ctypes.c_long(number))
 
 
 def speak(lib: ctypes.CDLL, request: dict[str, Any]) -> tuple[bytes, str]:

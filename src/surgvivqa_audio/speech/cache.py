@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +42,6 @@ class SpeechCache:
         self.synthesised = 0
         self._rows: dict[str, dict[str, Any]] = {}
         self._read_to = 0
-        self._reading = threading.Lock()  # threads of this process share the place read to
         (self.folder / _AUDIO).mkdir(parents=True, exist_ok=True)
         (self.folder / ".locks").mkdir(exist_ok=True)
         self._presence = os.open(self.folder / ".locks" / "open", os.O_RDWR | os.O_CREAT, 0o644)
@@ -89,23 +87,23 @@ class SpeechCache:
                 os.fsync(stream.fileno())
 
     def _refresh(self) -> None:
-        """Read the rows that were appended since the last time, by whichever process."""
+        """Read the rows that were appended since the last time, by whichever process; call with the manifest
+        locked, threads share the place read to."""
         if not self.manifest.exists():
             return
-        with self._reading:
-            with open(self.manifest, "rb") as stream:
-                stream.seek(self._read_to)
-                content = stream.read()
-            for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
-                try:
-                    row = json.loads(line)
-                    self._rows[row["hash"]] = row
-                except (ValueError, KeyError, TypeError) as error:
-                    raise SpeechError(
-                        f"{self.manifest}: the line at byte {self._read_to} is damaged; delete that line, "
-                        "the files it names are found again"
-                    ) from error
-                self._read_to += len(line)
+        with open(self.manifest, "rb") as stream:
+            stream.seek(self._read_to)
+            content = stream.read()
+        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+                self._rows[row["hash"]] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise SpeechError(
+                    f"{self.manifest}: the line at byte {self._read_to} is damaged; delete that line, the "
+                    "files it names are found again"
+                ) from error
+            self._read_to += len(line)
 
     def _append(self, row: dict[str, Any]) -> None:
         with self.locked("manifest"):
@@ -196,7 +194,8 @@ class SpeechCache:
         if not replace and self._good(key, path):
             return path
         with self.locked(f"{int(key[:8], 16) % _STRIPES:03d}"):
-            self._refresh()
+            with self.locked("manifest"):
+                self._refresh()
             if not replace and self._good(key, path):
                 return path
             listed = self._rows.get(key, {}).get("status") == "ok"
