@@ -86,3 +86,25 @@ def test_questions_that_share_a_prefix_have_the_loss_of_whole_rows(taxonomy: Tax
 def _states(model: AudioGraft, mel: Any) -> torch.Tensor:
     """Encoder states (n, d) of one recording."""
     return encode_audio(model.audio_encoder, torch.from_numpy(mel)[None], torch.tensor([mel.shape[-1]]))[0]
+
+
+def test_the_lean_norm_is_the_stock_norm_and_so_are_its_gradients() -> None:
+    vlm: Any = tiny_model()[0].vlm
+    norm = vlm.model.language_model.layers[0].input_layernorm
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+    hidden, target = torch.randn(2, 3, 5, norm.weight.numel(), generator=torch.Generator().manual_seed(0))
+    hidden.requires_grad_()
+
+    def gradients() -> list[torch.Tensor]:
+        normed = norm(hidden)
+        return [normed, *torch.autograd.grad((normed * target).sum(), (hidden, norm.weight))]
+
+    stock = gradients()
+    lean_attention(vlm)
+    assert "forward" in vars(norm)
+    for found, expected in zip(gradients(), stock, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(hidden).dtype == torch.bfloat16
+        assert torch.equal(norm(hidden), type(norm).forward(norm, hidden).bfloat16())

@@ -29,7 +29,8 @@ def train(
         bool,
         typer.Option(
             "--fill-cache",
-            help="Only make what training keeps: features (stage vqa, key fast.cache), clips (stage vlm).",
+            help="Only make what training keeps: features (stage vqa, key fast.cache), clips (vlm), "
+            "heard questions (nano-align).",
         ),
     ] = False,
     shard: Annotated[str, typer.Option(help="With --fill-cache: share i/n of the rows.")] = "0/1",
@@ -63,16 +64,20 @@ def train(
 
 def _fill(recipe: Any, folder: Path, shard: str, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from surgvivqa_audio.errors import ConfigError
+    from surgvivqa_audio.training.nano_spoken import NanoSpokenRecipe, fill_heard
     from surgvivqa_audio.training.stages import VlmRecipe, render_pools
     from surgvivqa_audio.training.vqa import fill_features
     from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 
     if isinstance(recipe, VlmRecipe):
         return render_pools(recipe, report)
+    if isinstance(recipe, NanoSpokenRecipe) and recipe.whisper:
+        return fill_heard(recipe)
     number, _, count = shard.partition("/")
     if not isinstance(recipe, VqaRecipe) or not (number.isdecimal() and count.isdecimal()):
         raise ConfigError(
-            f"--fill-cache --shard {shard}: a recipe of stage vqa and a share like 0/4, or one of stage vlm"
+            f"--fill-cache --shard {shard}: a recipe of stage vqa and a share like 0/4, or one of stage vlm "
+            "or nano-align"
         )
     return fill_features(recipe, folder, (int(number), int(count)), report)
 

@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention, apply_rotary_pos_emb_vision
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VLRMSNorm,
+    VisionAttention,
+    apply_rotary_pos_emb_vision,
+)
 
 # Families whose vision attention is rearranged, with its table of weights written out.
 WRITTEN_OUT = ("qwen2_vl",)
@@ -70,10 +74,45 @@ def lean_attention(vlm: nn.Module) -> None:
     """Let the language model attend in plain matrix products; masks must then be given, as additive tensors.
 
     On a CPU the fused kernel's backward pass is several times slower on many short sequences, and the stock
-    written-out one copies keys for every query head and upcasts.
+    written-out one copies keys for every query head and upcasts. The norms take one pass each way.
     """
     AttentionInterface.register(LEAN, _lean)
-    vlm.model.language_model.config._attn_implementation = LEAN  # type: ignore[union-attr]
+    language: Any = vlm.model.language_model  # type: ignore[union-attr]
+    language.config._attn_implementation = LEAN
+    for module in language.modules():
+        if isinstance(module, Qwen2VLRMSNorm):
+            _lean_norm(module)
+
+
+def _lean_norm(norm: Any) -> None:
+    """Under autocast the stock norm returns float32, which every projection behind it converts anew."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        normed: Tensor = _Norm.apply(hidden, norm.weight, norm.variance_epsilon)  # type: ignore[no-untyped-call]
+        return normed
+
+    norm.forward = forward
+
+
+class _Norm(torch.autograd.Function):
+    """Root-mean-square norm (arXiv 1910.07467) of (..., d): float32 inside, in autocast's type outside."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        device = hidden.device.type
+        kept = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        scale = torch.rsqrt(hidden.float().square().mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(hidden, weight, scale)
+        return (hidden.float() * scale * weight).to(kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        hidden, weight, scale = ctx.saved_tensors
+        unit, gradient = hidden.float() * scale, gradients[0].float()
+        inner = gradient * weight
+        below = scale * (inner - unit * (inner * unit).mean(-1, keepdim=True))
+        of_weight = (gradient * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        return below.to(hidden.dtype), of_weight, None
 
 
 def _lean(

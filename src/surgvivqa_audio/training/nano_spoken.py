@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import write_json
@@ -33,8 +34,10 @@ from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
+from surgvivqa_audio.training.nano import NanoSize
 from surgvivqa_audio.training.nano_tokenizer import common_words
 from surgvivqa_audio.training.rows import RowConfig, Rows, Typed, Voiced, with_features
+from surgvivqa_audio.training.stages import nano_processor
 from surgvivqa_audio.training.utterances import Heard, UtteranceConfig, hear, plan_chatter
 
 
@@ -81,6 +84,16 @@ def read_heard(
     off_topic = plan_chatter(recipe.utterances, settings)
     extra = make_pool(folder / "chatter", off_topic, settings.shard)
     return hear(encoder, processor, pool, extra, taxonomy, recipe.utterances, folder)
+
+
+def fill_heard(recipe: NanoSpokenRecipe) -> dict[str, Any]:
+    """Compute what the spoken stages hear before the language model is there: it needs the ear alone."""
+    torch.set_num_threads(1)  # beside the training of the eye
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    whisper = WhisperForConditionalGeneration.from_pretrained(recipe.whisper)
+    encoder = whisper.model.encoder.eval()
+    heard = read_heard(recipe, encoder, nano_processor(taxonomy, NanoSize()), taxonomy)
+    return {"utterances": len(heard.states)}
 
 
 def _start(recipe: NanoSpokenRecipe) -> tuple[AudioGraft, AudioGraftProcessor]:
