@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
 from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.model.graft import AudioGraft
-from surgvivqa_audio.model.patches import lean_attention
+from surgvivqa_audio.model.loading import add_adapter
+from surgvivqa_audio.model.patches import lean_adapter, lean_attention
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
@@ -108,3 +110,24 @@ def test_the_lean_norm_is_the_stock_norm_and_so_are_its_gradients() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert norm(hidden).dtype == torch.bfloat16
         assert torch.equal(norm(hidden), type(norm).forward(norm, hidden).bfloat16())
+
+
+def test_the_lean_adapter_is_the_stock_adapter_and_so_are_its_gradients() -> None:
+    tuned = add_adapter(tiny_model()[0], rank=4, alpha=8, dropout=0.0)
+    layers = [module for module in tuned.modules() if isinstance(module, LoraLinear)]
+    assert len(layers) == 7  # every projection of the one layer
+    layer: Any = layers[0]
+    factors = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    torch.nn.init.normal_(factors[1], generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(3, 5, layer.in_features, generator=torch.Generator().manual_seed(1))
+
+    def gradients() -> list[torch.Tensor]:
+        found = layer(hidden)
+        return [found, *torch.autograd.grad(found.square().mean(), factors)]
+
+    stock = gradients()
+    lean_adapter(tuned)
+    assert "forward" in vars(layer)
+    for found, expected in zip(gradients(), stock, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert layer.get_base_layer().weight.grad is None

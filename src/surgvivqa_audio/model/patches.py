@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
@@ -130,3 +131,23 @@ def _lean(
         weights = (scores + attention_mask[:, :, None].to(scores.dtype)).softmax(dim=-1)
         mixed = weights.view(batch, -1, groups * size, key.shape[2]) @ value
     return mixed.view(batch, heads, size, width).transpose(1, 2).contiguous(), None
+
+
+def lean_adapter(tuned: nn.Module) -> None:
+    """Let LoRA layers add their product to the weight instead of sending every token through both factors.
+
+    Cheaper where a weight holds fewer numbers than its input. The one adapter is unmerged, without dropout.
+    """
+    for module in tuned.modules():
+        if isinstance(module, LoraLinear):
+            _summed(module)
+
+
+def _summed(layer: Any) -> None:
+    base, (name,) = layer.get_base_layer(), layer.active_adapters
+    down, up, scale = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+
+    def forward(hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, base.weight + scale * (up.weight @ down.weight), base.bias)
+
+    layer.forward = forward

@@ -25,7 +25,7 @@ from surgvivqa_audio.model.loading import (
     graft,
     load_graft,
 )
-from surgvivqa_audio.model.patches import fast_vision, lean_attention
+from surgvivqa_audio.model.patches import fast_vision, lean_adapter, lean_attention
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
@@ -47,7 +47,6 @@ class LoraSize(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     rank: int = 16
     alpha: int = 32
-    dropout: float = 0.0
 
 
 class NanoSpokenRecipe(BaseModel):
@@ -138,7 +137,8 @@ def run_nano_spoken(
     trained: nn.Module = model
     if recipe.stage == "nano-finetune":
         size = recipe.lora
-        trained = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=size.dropout)
+        trained = add_adapter(model, rank=size.rank, alpha=size.alpha, dropout=0.0)
+        lean_adapter(trained)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         answers, _, logged = answer_loss(model, rows.batch(step))
