@@ -49,17 +49,19 @@ soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY
 	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
 
 # Finished stages are kept: a stage is done when its summary is there; a killed one goes on where it was. The
-# ear is trained on one core while the eye and what reads it are trained on the other; both meet in alignment.
+# ear is trained on one core while the eye is trained on the other; what follows takes both.
 nano: $(READY) ## train the nano model through every stage (about 90 minutes on 2 cores)
-	$(MAKE) -j2 nano-heard runs/nano/vlm/summary.json
+	$(MAKE) -j2 nano-heard nano-seen
 	$(MAKE) runs/nano/finetune/summary.json
 	rm -rf runs/nano/bundle
 	$(BIN)/surgvivqa train recipes/nano/bundle.yaml
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
 
-.PHONY: nano-heard
-nano-heard: runs/nano/asr/summary.json # what the trained ear makes of the questions that alignment puts
+.PHONY: nano-heard nano-seen
+nano-heard: runs/nano/asr/summary.json # the ear, and what it makes of the questions that alignment puts
 	$(BIN)/surgvivqa train recipes/nano/align.yaml --fill-cache
+nano-seen: # the clips, the eye, and what it makes of those that the language model reads
+	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set threads=1
 
 runs/nano/%/summary.json:
 	$(BIN)/surgvivqa train recipes/nano/$*.yaml --resume

@@ -80,15 +80,21 @@ def test_the_tower_never_trains_on_clips_that_the_language_model_reads() -> None
     assert [name for name, _ in read] == ["clips", "more", "unseen"]
 
 
-def test_the_pools_of_a_recipe_are_rendered_in_advance(tmp_path: Path) -> None:
+def test_the_eye_is_trained_in_advance(tmp_path: Path) -> None:
     recipe = tmp_path / "vlm.yaml"
-    pool = "{ procedures: 1, clips: 2, size: 56, hires_every: 0, first_seed: 3 }"
-    recipe.write_text(f"stage: vlm\npool_folder: {tmp_path}\npools: {{ a: {pool}, b: {pool} }}\n", "utf-8")
+    pool = "{ procedures: 1, clips: 2, hires_every: 0, first_seed: 3 }"
+    recipe.write_text(
+        f"stage: vlm\npool_folder: {tmp_path}\nfeatures: {tmp_path}\npools: {{ a: {pool}, b: {pool} }}\n"
+        "language: [b]\ntower: { steps: 1, batch: 2 }\n",
+        "utf-8",
+    )
     done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run"), "--fill-cache"])
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == {"out": str(tmp_path / "run"), "a": 2, "b": 2}
+    assert json.loads(done.stdout) == {"out": str(tmp_path / "run"), "steps": 1, "clips": 2}
     assert len(read_pool(tmp_path / "b")) == 2
-    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "run/tower/checkpoint/step-000001.safetensors").is_file()
+    assert (tmp_path / "b.safetensors").is_file()
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_typed_questions_are_training_wordings_and_off_topic_ones_are_in_no_test_bank(

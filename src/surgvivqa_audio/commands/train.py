@@ -29,8 +29,8 @@ def train(
         bool,
         typer.Option(
             "--fill-cache",
-            help="Only make what training keeps: features (stage vqa, key fast.cache), clips (vlm), "
-            "heard questions (nano-align).",
+            help="Only make what training keeps: features (stage vqa, key fast.cache), the trained tower and "
+            "what it sees (vlm), heard questions (nano-align).",
         ),
     ] = False,
     shard: Annotated[str, typer.Option(help="With --fill-cache: share i/n of the rows.")] = "0/1",
@@ -65,12 +65,12 @@ def train(
 def _fill(recipe: Any, folder: Path, shard: str, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from surgvivqa_audio.errors import ConfigError
     from surgvivqa_audio.training.nano_spoken import NanoSpokenRecipe, fill_heard
-    from surgvivqa_audio.training.stages import VlmRecipe, render_pools
+    from surgvivqa_audio.training.stages import VlmRecipe, fill_seen
     from surgvivqa_audio.training.vqa import fill_features
     from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 
     if isinstance(recipe, VlmRecipe):
-        return render_pools(recipe, report)
+        return fill_seen(recipe, folder, report)
     if isinstance(recipe, NanoSpokenRecipe) and recipe.whisper:
         return fill_heard(recipe)
     number, _, count = shard.partition("/")

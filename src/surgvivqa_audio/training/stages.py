@@ -84,7 +84,7 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
     return model
 
 
-def render_pools(recipe: VlmRecipe, progress: Progress | None = None) -> dict[str, Any]:
+def render_pools(recipe: VlmRecipe, progress: Progress | None = None) -> None:
     """Render the clip pools of a recipe that are not there yet; finished shards are kept."""
     for name, config in recipe.pools.items():
         folder = Path(recipe.pool_folder) / name
@@ -92,7 +92,6 @@ def render_pools(recipe: VlmRecipe, progress: Progress | None = None) -> dict[st
             build_pool(
                 config, folder, lambda done, of: progress({"clips": done, "of": of}) if progress else None
             )
-    return {name: config.procedures * config.clips for name, config in recipe.pools.items()}
 
 
 def split_pools(
@@ -120,6 +119,7 @@ def _see_pools(
     progress: Progress | None,
 ) -> list[Seen]:
     """Train the tower and keep, of the clips that the language model reads, what it sees in them."""
+    render_pools(recipe, progress)
     pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
     shown, read = split_pools(recipe, pools)
     train_tower(vlm, processor, taxonomy, shown, recipe.tower, tower, resume, progress)
@@ -128,6 +128,17 @@ def _see_pools(
         return seen
     counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
     return [each.first(count) for each, count in zip(seen, counts, strict=True)]
+
+
+def fill_seen(recipe: VlmRecipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """The first half of :func:`run_vlm`, which goes on from it: clips, tower and what it sees."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    processor = nano_processor(taxonomy, recipe.size)
+    vlm = _empty_graft(recipe, processor).vlm
+    seen = _see_pools(recipe, vlm, processor, taxonomy, out / "tower", True, progress)
+    return {"steps": recipe.tower.steps, "clips": sum(len(each.clips) for each in seen)}
 
 
 def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
@@ -140,7 +151,6 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
     taxonomy = load_taxonomy(recipe.taxonomy)
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
-    render_pools(recipe, progress)
     seen = _see_pools(recipe, model.vlm, processor, taxonomy, out / "tower", resume, progress)
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
