@@ -50,7 +50,7 @@ soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY
 
 # Finished stages are kept: a stage is done when its summary is there; a killed one goes on where it was. The
 # ear is trained on one core while the eye is trained on the other; what follows takes both.
-nano: $(READY) ## train the nano model through every stage (about 90 minutes on 2 cores)
+nano: $(READY) ## train the nano model through every stage (about two hours on 2 cores)
 	$(MAKE) -j2 nano-heard nano-seen
 	$(MAKE) runs/nano/finetune/summary.json
 	rm -rf runs/nano/bundle
