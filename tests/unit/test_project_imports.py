@@ -21,7 +21,7 @@ PACKAGE = "surgvivqa_audio"
 SOURCE = Path(surgvivqa_audio.__file__).parent
 
 LEVELS: dict[str, int] = {
-    **dict.fromkeys(("", "errors", "taxonomy", "sample", "files", "provenance"), 0),
+    **dict.fromkeys(("", "errors", "taxonomy", "sample", "files", "provenance", "host_memory"), 0),
     **dict.fromkeys(("data", "colonsim", "speech", "scoring"), 1),
     "model": 2,
     "processing": 3,

@@ -29,7 +29,7 @@ def nano_verdict(report: dict[str, Any]) -> dict[str, Any]:
     if not report["nano_weights"]["files"]:
         why.append("its weights are not in the package: install a released wheel or train them (docs)")
     memory = report["memory_gib"]
-    if memory is not None and memory < NANO_MEMORY_GIB:
+    if memory < NANO_MEMORY_GIB:
         why.append(f"{memory} GiB of memory; {NANO_MEMORY_GIB} GiB are needed")
     if report["media"]["problem"]:
         why.append(f"audio or video libraries are broken: {report['media']['problem']}")
@@ -51,7 +51,7 @@ def seed_verdict(report: dict[str, Any]) -> dict[str, Any]:
     if report["extras"].get("train"):
         why.append(f"missing from extra `train`: {', '.join(report['extras']['train'])}")
     memory = report["memory_gib"]
-    if memory is not None and memory < SEED_MEMORY_GIB:
+    if memory < SEED_MEMORY_GIB:
         why.append(f"{memory} GiB of memory; {SEED_MEMORY_GIB:.0f} GiB are needed")
     free = report["disk"]["model_cache_free_gib"]
     if free < SEED_DISK_GIB:

@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from surgvivqa_audio.host_memory import total_memory
+
 GIB = 1 << 30
 AUDIO_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 VIDEO_CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "opus", "aac", "vorbis")
@@ -31,18 +33,6 @@ def _python() -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"cores": usable, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
-
-
-def _memory_gib() -> float | None:
-    """Physical memory, or the limit of the container where that is lower; None where unknown."""
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return None
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return round(total / GIB, 1)
 
 
 def _disk() -> dict[str, Any]:
@@ -194,7 +184,7 @@ def examine(online: bool = False) -> dict[str, Any]:
     return {
         "python": _python(),
         "cpu": _cpu(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(total_memory() / GIB, 1),
         "disk": _disk(),
         "torch": torch,
         "driver": _driver(),

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from statistics import mean
 
-import psutil
 import torch
 
+from surgvivqa_audio.host_memory import available_memory
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.counts import Parts, count_parts
 from surgvivqa_audio.model.memory import GIB, PRECISIONS, RUNTIME_GIB
@@ -57,7 +57,7 @@ def memory_of_device() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1])
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return float(psutil.virtual_memory().available) / local
+    return available_memory() / local
 
 
 def token_counts(rows: Sequence[Row], processor: AudioGraftProcessor) -> dict[str, float]:
