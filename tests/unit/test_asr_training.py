@@ -56,6 +56,19 @@ def test_padding_does_not_change_the_losses(tokenizer: PreTrainedTokenizerFast) 
         assert pair.item() == pytest.approx((one.item() + two.item()) / 2, abs=1e-5)
 
 
+def test_bfloat16_changes_the_losses_by_its_rounding_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = AsrModel(build_whisper(_SIZE, tokenizer)).eval()
+    asked = (torch.randn(2, 80, 40), torch.tensor([40, 31]), [[1, 30, 40, 2], [1, 2]], [[3, 4], [5]], 0.0)
+    exact = model.losses(*asked)
+    model.whisper.set_attn_implementation("eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.losses(*asked)
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < abs(other.item() - one.item()) < 0.01 * one.item()
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     about = {"config": AsrConfig(seed=3).model_dump_json()}
     save_file({"model|x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors", metadata=about)

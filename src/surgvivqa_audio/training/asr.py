@@ -42,7 +42,7 @@ Progress = Callable[[str], None]
 
 class AsrConfig(BaseModel):
     """One run. With ``minutes`` the schedule ends at whichever comes first, steps or time: a run that the
-    clock ended is complete, but not repeatable bit for bit."""
+    clock ended is complete, but not repeatable bit for bit. ``bf16`` multiplies in bfloat16."""
 
     model_config = _STRICT
     stage: Literal["asr"] = "asr"
@@ -62,6 +62,7 @@ class AsrConfig(BaseModel):
     save_minutes: float = 4.0
     threads: int = 1
     workers: int = 2
+    bf16: bool = False
     size: WhisperSize = WhisperSize()
     pool: PoolConfig = PoolConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -79,6 +80,8 @@ class _Run:
         self.tokenizer = build_nano_tokenizer(taxonomy, nano_corpus(taxonomy))
         self.extractor = make_feature_extractor(config.size.mel_bins)
         self.model = AsrModel(build_whisper(config.size, self.tokenizer))
+        if config.bf16:  # the fused attention's backward pass alone would cost more than bfloat16 saves
+            self.model.whisper.set_attn_implementation("eager")
         self.optimizer: MuonAdamW = build_optimizer(
             self.model, config.lr_muon, config.lr_adamw, weight_decay=config.weight_decay
         )
@@ -109,7 +112,8 @@ class _Run:
         tokens = [[start, *self.tokenizer.encode(text)[: limit - 1], end] for text in texts]
         features, lengths = batch_mels(mels)
         letters = [ctc_labels(text) for text in texts]
-        written, heard = self.model.losses(features, lengths, tokens, letters, config.label_smoothing)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            written, heard = self.model.losses(features, lengths, tokens, letters, config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(written + config.ctc_weight * heard)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)

@@ -77,9 +77,9 @@ class AsrModel(nn.Module):
             targets[number, : len(row) - 1] = torch.tensor(row[1:])
         logits = decode_audio_tokens(self.whisper, inputs, encoded, lengths)
         written = nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
         )
-        scores = self.ctc_head(encoded).log_softmax(dim=-1).transpose(0, 1)
+        scores = self.ctc_head(encoded).float().log_softmax(dim=-1).transpose(0, 1)
         sizes = torch.tensor([len(row) for row in letters])
         flat = torch.tensor([letter for row in letters for letter in row], dtype=torch.int64)
         heard = nn.functional.ctc_loss(
