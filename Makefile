@@ -58,9 +58,9 @@ nano: $(READY) ## train the nano model through every stage (about two hours on 2
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
 
 .PHONY: nano-heard nano-seen
-nano-heard: runs/nano/asr/summary.json ## the ear of `make nano`, and what it makes of the questions that alignment puts
-	$(BIN)/surgvivqa train recipes/nano/align.yaml --fill-cache
-nano-seen: ## the clips and the eye of `make nano`, and what it makes of those that the language model reads
+nano-heard: $(READY) runs/nano/asr/summary.json ## the ear of `make nano`, and what it makes of the questions that alignment puts
+	$(BIN)/surgvivqa train recipes/nano/align.yaml --fill-cache --set threads=1
+nano-seen: $(READY) ## the clips and the eye of `make nano`, and what it makes of those that the language model reads
 	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set threads=1
 
 runs/nano/%/summary.json:

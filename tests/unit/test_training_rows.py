@@ -15,10 +15,10 @@ from torch import nn
 from surgvivqa_audio.model.encoder import encode_audio
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.loading import add_adapter
-from surgvivqa_audio.model.patches import lean_adapter, lean_attention
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
+from surgvivqa_audio.training.lean import lean_adapter, lean_attention
 from surgvivqa_audio.training.rows import Odds, RowConfig, Rows, Seen, Typed, Voiced
 from surgvivqa_audio.training.tower import VIEWS, see, view_of
 from surgvivqa_audio.training.utterances import Heard

@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 from surgvivqa_audio.answering.cascade import ASR_FOLDER
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import sha256_file, write_json
-from surgvivqa_audio.model.loading import ADAPTER, load_graft, save_decoder
+from surgvivqa_audio.model.loading import ADAPTER, load_graft, read_model, save_decoder
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 
@@ -52,7 +52,7 @@ def run_bundle(recipe: BundleRecipe, out: Path) -> dict[str, Any]:
     weights = staged / ADAPTER / "adapter_model.safetensors"
     state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}
     save_file(state, weights, metadata={"format": "pt"})
-    whisper = WhisperForConditionalGeneration.from_pretrained(recipe.whisper, use_safetensors=True)
+    whisper = read_model(WhisperForConditionalGeneration, Path(recipe.whisper))
     save_decoder(whisper, staged / ASR_FOLDER)
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from surgvivqa_audio.model.graft import AudioGraft
-from surgvivqa_audio.model.patches import lean_attention
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
+from surgvivqa_audio.training.lean import lean_attention
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.rows import RowConfig, Rows, Seen, Typed
 from surgvivqa_audio.training.vision_heads import TokenHeads

@@ -24,8 +24,9 @@ from surgvivqa_audio.model.loading import (
     freeze_all_but_projector,
     graft,
     load_graft,
+    read_model,
 )
-from surgvivqa_audio.model.patches import fast_vision, lean_adapter, lean_attention
+from surgvivqa_audio.model.patches import fast_vision
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.phrasing import phrasing_bank
@@ -33,6 +34,7 @@ from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.clip_pool import read_pool
+from surgvivqa_audio.training.lean import lean_adapter, lean_attention
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.nano import NanoSize
 from surgvivqa_audio.training.nano_tokenizer import common_words
@@ -87,9 +89,9 @@ def read_heard(
 
 def fill_heard(recipe: NanoSpokenRecipe) -> dict[str, Any]:
     """Compute what the spoken stages hear before the language model is there: it needs the ear alone."""
-    torch.set_num_threads(1)  # beside the training of the eye
+    torch.set_num_threads(recipe.threads)
     taxonomy = load_taxonomy(recipe.taxonomy)
-    whisper = WhisperForConditionalGeneration.from_pretrained(recipe.whisper)
+    whisper = read_model(WhisperForConditionalGeneration, Path(recipe.whisper))
     encoder = whisper.model.encoder.eval()
     heard = read_heard(recipe, encoder, nano_processor(taxonomy, NanoSize()), taxonomy)
     return {"utterances": len(heard.states)}

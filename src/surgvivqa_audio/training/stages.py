@@ -109,35 +109,28 @@ def split_pools(
     return [clip for name, clips in pools if name not in recipe.language for clip in clips], read
 
 
-def _see_pools(
-    recipe: VlmRecipe,
-    vlm: Any,
-    processor: AudioGraftProcessor,
-    taxonomy: Taxonomy,
-    tower: Path,
-    resume: bool,
-    progress: Progress | None,
-) -> list[Seen]:
+def _see(
+    recipe: VlmRecipe, taxonomy: Taxonomy, out: Path, resume: bool, progress: Progress | None
+) -> tuple[AudioGraft, AudioGraftProcessor, list[Seen]]:
     """Train the tower and keep, of the clips that the language model reads, what it sees in them."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    processor = nano_processor(taxonomy, recipe.size)
+    model = _empty_graft(recipe, processor)
     render_pools(recipe, progress)
     pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
     shown, read = split_pools(recipe, pools)
-    train_tower(vlm, processor, taxonomy, shown, recipe.tower, tower, resume, progress)
-    seen = with_features(vlm, processor, read, Path(recipe.features))
-    if not recipe.procedures:
-        return seen
-    counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
-    return [each.first(count) for each, count in zip(seen, counts, strict=True)]
+    train_tower(model.vlm, processor, taxonomy, shown, recipe.tower, out / "tower", resume, progress)
+    seen = with_features(model.vlm, processor, read, Path(recipe.features))
+    if recipe.procedures:
+        counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
+        seen = [each.first(count) for each, count in zip(seen, counts, strict=True)]
+    return model, processor, seen
 
 
 def fill_seen(recipe: VlmRecipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """The first half of :func:`run_vlm`, which goes on from it: clips, tower and what it sees."""
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    taxonomy = load_taxonomy(recipe.taxonomy)
-    processor = nano_processor(taxonomy, recipe.size)
-    vlm = _empty_graft(recipe, processor).vlm
-    seen = _see_pools(recipe, vlm, processor, taxonomy, out / "tower", True, progress)
+    *_, seen = _see(recipe, load_taxonomy(recipe.taxonomy), out, True, progress)
     return {"steps": recipe.tower.steps, "clips": sum(len(each.clips) for each in seen)}
 
 
@@ -146,12 +139,8 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
 
     Saves a stock Qwen2-VL with its processor in ``out/vlm``.
     """
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
     taxonomy = load_taxonomy(recipe.taxonomy)
-    processor = nano_processor(taxonomy, recipe.size)
-    model = _empty_graft(recipe, processor)
-    seen = _see_pools(recipe, model.vlm, processor, taxonomy, out / "tower", resume, progress)
+    model, processor, seen = _see(recipe, taxonomy, out, resume, progress)
     train_language(
         model, processor, taxonomy, seen, common_words(), recipe.train, out / "language", resume, progress
     )
