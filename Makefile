@@ -49,7 +49,8 @@ soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY
 	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
 
 # Finished stages are kept: a stage is done when its summary is there; a killed one goes on where it was. The
-# ear is trained on one core while the eye is trained on the other; what follows takes both.
+# ear is trained on one core while the eye is trained on the other, and so that both take equally long, its
+# core also renders the clips that nobody needs before the eye is done; what follows takes both.
 nano: $(READY) ## train the nano model through every stage (about two hours on 2 cores)
 	$(MAKE) -j2 nano-heard nano-seen
 	$(MAKE) runs/nano/finetune/summary.json
@@ -60,6 +61,7 @@ nano: $(READY) ## train the nano model through every stage (about two hours on 2
 .PHONY: nano-heard nano-seen
 nano-heard: $(READY) runs/nano/asr/summary.json ## the ear of `make nano`, and what it makes of the questions that alignment puts
 	$(BIN)/surgvivqa train recipes/nano/align.yaml --fill-cache --set threads=1
+	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set render=[unseen,clips16]
 nano-seen: $(READY) ## the clips and the eye of `make nano`, and what it makes of those that the language model reads
 	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set threads=1
 

@@ -71,13 +71,11 @@ def test_pool_is_read_back_as_it_was_rendered_and_an_unfinished_one_is_refused(t
 
 def test_the_tower_never_trains_on_clips_that_the_language_model_reads() -> None:
     pools = {name: PoolConfig(procedures=1, clips=1) for name in ("clips", "more", "unseen")}
-    clips = [(name, [_clip({"pool": name})]) for name in pools]
-    shown, read = split_pools(VlmRecipe(stage="vlm", pools=pools, language=("unseen",)), clips)
-    assert [clip.answers["pool"] for clip in shown] == ["clips", "more"]
-    assert [name for name, _ in read] == ["unseen"]
-    shown, read = split_pools(VlmRecipe(stage="vlm", pools=pools), clips)
-    assert [clip.answers["pool"] for clip in shown] == ["clips"]
-    assert [name for name, _ in read] == ["clips", "more", "unseen"]
+    assert split_pools(VlmRecipe(stage="vlm", pools=pools, language=("unseen",))) == (
+        ["clips", "more"],
+        ["unseen"],
+    )
+    assert split_pools(VlmRecipe(stage="vlm", pools=pools)) == (["clips"], ["clips", "more", "unseen"])
 
 
 def test_the_eye_is_trained_in_advance(tmp_path: Path) -> None:
@@ -88,7 +86,13 @@ def test_the_eye_is_trained_in_advance(tmp_path: Path) -> None:
         "language: [b]\ntower: { steps: 1, batch: 2 }\n",
         "utf-8",
     )
-    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run"), "--fill-cache"])
+    fill = ["train", str(recipe), "--out", str(tmp_path / "run"), "--fill-cache"]
+    done = CliRunner().invoke(app, [*fill, "--set", "render=[b]"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"out": str(tmp_path / "run"), "pools": "b"}
+    assert (tmp_path / "b/pool.json").is_file()
+    assert not (tmp_path / "a").exists()
+    done = CliRunner().invoke(app, fill)
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {"out": str(tmp_path / "run"), "steps": 1, "clips": 2}
     assert len(read_pool(tmp_path / "b")) == 2

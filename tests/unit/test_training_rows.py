@@ -18,7 +18,7 @@ from surgvivqa_audio.model.loading import add_adapter
 from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
-from surgvivqa_audio.training.lean import lean_adapter, lean_attention
+from surgvivqa_audio.training.lean import lean_adapter, lean_attention, lean_vision
 from surgvivqa_audio.training.rows import Odds, RowConfig, Rows, Seen, Typed, Voiced
 from surgvivqa_audio.training.tower import VIEWS, see, view_of
 from surgvivqa_audio.training.utterances import Heard
@@ -131,3 +131,23 @@ def test_the_lean_adapter_is_the_stock_adapter_and_so_are_its_gradients() -> Non
     for found, expected in zip(gradients(), stock, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert layer.get_base_layer().weight.grad is None
+
+
+@pytest.mark.parametrize("grids", [[[2, 4, 4], [3, 4, 4]], [[2, 4, 4], [1, 2, 4]]], ids=["lean", "stock"])
+def test_the_lean_tower_is_the_stock_tower_and_so_are_its_gradients(grids: list[list[int]]) -> None:
+    vlm: Any = tiny_model()[0].vlm
+    visual, grid = vlm.model.visual, torch.tensor(grids)
+    patch = visual.patch_embed.proj.weight[0].numel()
+    pixels = torch.randn(int(grid.prod(1).sum()), patch, generator=torch.Generator().manual_seed(0))
+
+    def gradients() -> list[torch.Tensor]:
+        seen = visual(pixels, grid_thw=grid).pooler_output
+        weights = [weight for weight in visual.parameters() if weight.requires_grad]
+        return [seen, *torch.autograd.grad(seen.square().mean(), weights)]
+
+    visual.requires_grad_(True)
+    stock = gradients()
+    lean_vision(vlm)
+    assert "forward" in vars(visual.blocks[0].mlp)
+    for found, expected in zip(gradients(), stock, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

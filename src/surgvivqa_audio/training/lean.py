@@ -1,4 +1,4 @@
-"""Rearrangements of the language model that shorten a training step on a CPU and change nothing else.
+"""Rearrangements of language model and vision tower that shorten a training step on a CPU, and nothing else.
 
 Weights and state dict stay as they are, values and gradients up to rounding; tests hold both against the
 stock forward. What inference shares is in ``model/patches.py``.
@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 
 LEAN = "lean"
+_GELU = 1.702  # QuickGELU: x sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
 def lean_attention(vlm: nn.Module) -> None:
@@ -97,3 +98,105 @@ def _summed(layer: Any) -> None:
         return nn.functional.linear(hidden, base.weight + scale * (up.weight @ down.weight), base.bias)
 
     layer.forward = forward
+
+
+def lean_vision(vlm: nn.Module) -> None:
+    """Let the tower turn queries and keys in one pass and take its activation in one.
+
+    The stock code builds the rotated halves of every head by themselves, in float32, and the activation out
+    of three products; written so, these were a third of a step.
+    """
+    visual: Any = vlm.model.visual  # type: ignore[union-attr]
+    for block in visual.blocks:
+        _lean_slices(block.attn)
+        _lean_mlp(block.mlp)
+
+
+def _lean_mlp(mlp: Any) -> None:
+    """The activation's factor goes into the weights, which are smaller than what they multiply."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        inner = nn.functional.linear(hidden, mlp.fc1.weight * _GELU, mlp.fc1.bias * _GELU)
+        return nn.functional.linear(nn.functional.silu(inner), mlp.fc2.weight / _GELU, mlp.fc2.bias)
+
+    mlp.forward = forward
+
+
+def _lean_slices(attention: Any) -> None:
+    before = attention.forward
+    heads, width = attention.num_heads, attention.qkv.in_features
+    half = width // heads // 2
+    scale = torch.tensor([attention.scaling, 1.0]).view(2, 1, 1)
+
+    def halves_first(rows: Tensor) -> Tensor:
+        """Rows of the joint projection (3 d, ...): first halves of all queries and keys, then second ones."""
+        turned = rows[: 2 * width].view(2, heads, 2, half, -1).transpose(1, 2).transpose(0, 1)
+        return torch.cat([turned.reshape(2 * width, -1), rows[2 * width :].view(width, -1)])
+
+    def forward(
+        hidden: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any
+    ) -> Tensor:
+        lengths = cu_seqlens[1:] - cu_seqlens[:-1]
+        length, size = int(lengths[0]), hidden.shape[0]
+        if bool((lengths != length).any()):
+            mixed: Tensor = before(
+                hidden, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **options
+            )
+            return mixed
+        cos, sin = (
+            (each[:, None, None, :half].float() * scale).expand(-1, -1, heads, -1).reshape(size, -1)
+            for each in position_embeddings
+        )
+        weight, bias = halves_first(attention.qkv.weight), halves_first(attention.qkv.bias)[:, 0]
+        joint = nn.functional.linear(hidden, weight, bias)
+        query, key, value = _Heads.apply(joint, cos, sin, length, heads)  # type: ignore[no-untyped-call]
+        with torch.autocast(hidden.device.type, enabled=False):
+            mixed = (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value
+        return attention.proj(mixed.transpose(1, 2).reshape(size, -1))
+
+    attention.forward = forward
+
+
+class _Heads(torch.autograd.Function):
+    """Joint projections (n l, 3 d), halves first, to rotated queries, keys, and values, (n, h, l, d / h).
+
+    ``cos`` and ``sin`` (n l, d) belong to the first half of every query and key (arXiv 2104.09864); those of
+    the queries carry the scale of the scores.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, joint: Tensor, cos: Tensor, sin: Tensor, length: int, heads: int) -> Any:
+        width = joint.shape[1] // 3
+        half, many = width // heads // 2, len(joint) // length
+        turned = _turn(joint[:, : 2 * width].float(), cos, sin, 1)
+        out = joint.new_empty(3, many, heads, length, 2 * half)
+        sorted_ = turned.view(many, length, 2, 2, heads, half).permute(3, 0, 4, 1, 2, 5)
+        out[:2].view(2, many, heads, length, 2, half).copy_(sorted_)
+        out[2].copy_(joint[:, 2 * width :].view(many, length, heads, 2 * half).transpose(1, 2))
+        ctx.save_for_backward(cos, sin)
+        return out[0], out[1], out[2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        many, heads, length, each = gradients[0].shape
+        width, half = heads * each, each // 2
+        turned = torch.empty(many, length, 2, 2, heads, half)
+        for index, gradient in enumerate(gradients[:2]):
+            by_half = gradient.reshape(many, heads, length, 2, half)
+            turned[:, :, :, index].copy_(by_half.permute(0, 2, 3, 1, 4))
+        out = gradients[0].new_empty(many * length, 3 * width)
+        out[:, : 2 * width] = _turn(turned.view(-1, 2 * width), cos, sin, -1)
+        out[:, 2 * width :].view(many, length, heads, each).copy_(gradients[2].transpose(1, 2))
+        return out, None, None, None, None
+
+
+def _turn(joined: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    """Rotate pairs, first members in the first half of the columns; ``way`` -1 turns them back."""
+    out = torch.empty_like(joined)
+    (first, second), (left, right) = joined.chunk(2, -1), out.chunk(2, -1)
+    torch.mul(first, cos, out=left)
+    left.addcmul_(second, sin, value=-way)
+    torch.mul(second, cos, out=right)
+    right.addcmul_(first, sin, value=way)
+    return out

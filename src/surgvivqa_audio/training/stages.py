@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,9 @@ class VlmRecipe(BaseModel):
     """Pretraining of the nano Qwen2-VL on simulated clips and typed questions.
 
     ``language`` names the pools that the language model reads and the tower does not; see
-    :func:`split_pools`. ``procedures`` keeps the language model to the first ones of each (0: all), for
-    training-size curves.
+    :func:`split_pools`. ``render`` names the pools that ``--fill-cache`` stops after: another process can
+    then render what this one will read last. ``procedures`` keeps the language model to the first ones of
+    each (0: all), for training-size curves.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,13 +48,15 @@ class VlmRecipe(BaseModel):
     tower: TowerConfig = TowerConfig()
     train: LanguageConfig = LanguageConfig()
     language: tuple[str, ...] = ()
+    render: tuple[str, ...] = ()
     procedures: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _language_reads_known_pools(self) -> VlmRecipe:
-        unknown = sorted(set(self.language) - set(self.pools))
-        if unknown:
-            raise ValueError(f"language names no pool of this recipe: {', '.join(unknown)}")
+        for key in ("language", "render"):
+            unknown = sorted(set(getattr(self, key)) - set(self.pools))
+            if unknown:
+                raise ValueError(f"{key} names no pool of this recipe: {', '.join(unknown)}")
         if set(self.language) == set(self.pools):
             raise ValueError("language names every pool: none is left for the tower; name fewer, or none")
         return self
@@ -84,29 +87,35 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
     return model
 
 
-def render_pools(recipe: VlmRecipe, progress: Progress | None = None) -> None:
-    """Render the clip pools of a recipe that are not there yet; finished shards are kept."""
-    for name, config in recipe.pools.items():
+def render_pools(recipe: VlmRecipe, names: Iterable[str], progress: Progress | None = None) -> None:
+    """Render those clip pools of a recipe that are not there yet; finished shards are kept."""
+    for name in names:
         folder = Path(recipe.pool_folder) / name
         if not (folder / "pool.json").exists():
             build_pool(
-                config, folder, lambda done, of: progress({"clips": done, "of": of}) if progress else None
+                recipe.pools[name],
+                folder,
+                lambda done, of: progress({"clips": done, "of": of}) if progress else None,
             )
 
 
-def split_pools(
-    recipe: VlmRecipe, pools: Sequence[tuple[str, list[PoolClip]]]
-) -> tuple[list[PoolClip], list[tuple[str, list[PoolClip]]]]:
-    """What the tower trains on, and what the language model reads.
+def split_pools(recipe: VlmRecipe) -> tuple[list[str], list[str]]:
+    """Names of the pools that the tower trains on, and of those that the language model reads.
 
     Features of clips that the tower learned by heart look clearer than those of a new clip ever will: what
     ``recipe.language`` names is kept from the tower. Without names the tower has the first pool and the
     language model all of them.
     """
+    names = list(recipe.pools)
     if not recipe.language:
-        return pools[0][1], list(pools)
-    read = [(name, clips) for name, clips in pools if name in recipe.language]
-    return [clip for name, clips in pools if name not in recipe.language for clip in clips], read
+        return names[:1], names
+    shown = [name for name in names if name not in recipe.language]
+    return shown, [name for name in names if name in recipe.language]
+
+
+def _read(recipe: VlmRecipe, names: list[str], progress: Progress | None) -> list[tuple[str, list[PoolClip]]]:
+    render_pools(recipe, names, progress)
+    return [(name, read_pool(Path(recipe.pool_folder) / name)) for name in names]
 
 
 def _see(
@@ -117,19 +126,23 @@ def _see(
     torch.manual_seed(recipe.seed)
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
-    render_pools(recipe, progress)
-    pools = [(name, read_pool(Path(recipe.pool_folder) / name)) for name in recipe.pools]
-    shown, read = split_pools(recipe, pools)
-    train_tower(model.vlm, processor, taxonomy, shown, recipe.tower, out / "tower", resume, progress)
-    seen = with_features(model.vlm, processor, read, Path(recipe.features))
+    shown, read = split_pools(recipe)
+    clips = [clip for _, pool in _read(recipe, shown, progress) for clip in pool]
+    train_tower(model.vlm, processor, taxonomy, clips, recipe.tower, out / "tower", resume, progress)
+    del clips
+    seen = with_features(model.vlm, processor, _read(recipe, read, progress), Path(recipe.features))
     if recipe.procedures:
-        counts = [recipe.procedures * recipe.pools[name].clips for name, _ in read]
+        counts = [recipe.procedures * recipe.pools[name].clips for name in read]
         seen = [each.first(count) for each, count in zip(seen, counts, strict=True)]
     return model, processor, seen
 
 
 def fill_seen(recipe: VlmRecipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """The first half of :func:`run_vlm`, which goes on from it: clips, tower and what it sees."""
+    """The first half of :func:`run_vlm`, which goes on from it: clips, tower and what it sees; or the clips
+    of ``recipe.render`` alone."""
+    if recipe.render:
+        render_pools(recipe, recipe.render, progress)
+        return {"pools": ", ".join(recipe.render)}
     *_, seen = _see(recipe, load_taxonomy(recipe.taxonomy), out, True, progress)
     return {"steps": recipe.tower.steps, "clips": sum(len(each.clips) for each in seen)}
 

@@ -22,6 +22,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
 from surgvivqa_audio.training.feature_cache import tower_digest
+from surgvivqa_audio.training.lean import lean_vision
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, displace, mirror, reverse
 
@@ -83,6 +84,7 @@ def train_tower(
     width = vlm.config.get_text_config().hidden_size
     tokens, types = TokenHeads(width, taxonomy), TypeHeads(width, grid, taxonomy)
     counts = answer_counts(clips)
+    lean_vision(vlm)
 
     def ramp(progress: float) -> float:
         return (progress - config.kinds_from) / (config.kinds_at - config.kinds_from)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from surgvivqa_audio.taxonomy import Taxonomy
@@ -78,14 +79,14 @@ def displace(clip: PoolClip, right: int, down: int, gains: NDArray[np.float64]) 
     """The clip moved on the screen by so many px, black where nothing is left, and its three channels
     brightened by ``gains`` (3,). For a few px: the answers stay, cells take a share of their neighbours."""
     _, height, width, _ = clip.frames.shape
-    table = np.clip(np.arange(256)[:, None] * gains, 0, 255).astype(np.uint8)
+    table = np.clip(np.arange(256) * gains[:, None], 0, 255).astype(np.uint8).ravel().tolist()
     kept = clip.frames[:, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
     frames = np.zeros_like(clip.frames)
     rows, columns = max(down, 0), max(right, 0)
-    for channel in range(3):
-        frames[:, rows : rows + kept.shape[1], columns : columns + kept.shape[2], channel] = table[
-            kept[..., channel], channel
-        ]
+    stacked = Image.fromarray(np.ascontiguousarray(kept).reshape(-1, kept.shape[2], 3))
+    frames[:, rows : rows + kept.shape[1], columns : columns + kept.shape[2]] = np.asarray(
+        stacked.point(table)
+    ).reshape(kept.shape)
     occupancy = clip.occupancy
     for axis, pixels, side in ((1, down, height), (2, right, width)):
         share = np.float32(abs(pixels) / (side / occupancy.shape[axis]))
