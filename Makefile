@@ -48,27 +48,27 @@ browser: $(READY) ## the demo page in a real Chromium; RUNS=20 repeats it and wr
 soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY=name for one)
 	$(BIN)/python tests/soak.py --json benchmarks/soak.json $(if $(ONLY),--only $(ONLY))
 
-# Finished stages are kept: a stage is done when its summary is there; a killed one goes on where it was. The
-# ear is trained on one core while the eye is trained on the other, and so that both take equally long, its
-# core also renders the clips that nobody needs before the eye is done; what follows takes both.
+# Finished stages are kept, and a killed one goes on where it was; with another recipe than it was begun with,
+# it says so instead. The ear is trained on one core while the eye is trained on the other, and so that both
+# take equally long, the ear's core also renders the clips that nobody needs before the eye is done; what
+# follows takes both.
+STAGE := $(BIN)/surgvivqa train recipes/nano
 nano: $(READY) ## train the nano model through every stage (about two hours on 2 cores)
 	$(MAKE) -j2 nano-heard nano-seen
-	$(MAKE) runs/nano/finetune/summary.json
+	$(STAGE)/vlm.yaml --resume
+	$(STAGE)/align.yaml --resume
+	$(STAGE)/finetune.yaml --resume
 	rm -rf runs/nano/bundle
-	$(BIN)/surgvivqa train recipes/nano/bundle.yaml
+	$(STAGE)/bundle.yaml
 	rm -rf $(ASSETS) && cp -r runs/nano/bundle $(ASSETS)
 
 .PHONY: nano-heard nano-seen
-nano-heard: $(READY) runs/nano/asr/summary.json ## the ear of `make nano`, and what it makes of the questions that alignment puts
-	$(BIN)/surgvivqa train recipes/nano/align.yaml --fill-cache --set threads=1
-	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set render=[unseen,clips16]
+nano-heard: $(READY) ## the ear of `make nano`, and what it makes of the questions that alignment puts
+	$(STAGE)/asr.yaml --resume
+	$(STAGE)/align.yaml --fill-cache --set threads=1
+	$(STAGE)/vlm.yaml --fill-cache --set render=[unseen,clips16]
 nano-seen: $(READY) ## the clips and the eye of `make nano`, and what it makes of those that the language model reads
-	$(BIN)/surgvivqa train recipes/nano/vlm.yaml --fill-cache --set threads=1
-
-runs/nano/%/summary.json:
-	$(BIN)/surgvivqa train recipes/nano/$*.yaml --resume
-runs/nano/align/summary.json: | runs/nano/asr/summary.json runs/nano/vlm/summary.json
-runs/nano/finetune/summary.json: | runs/nano/align/summary.json
+	$(STAGE)/vlm.yaml --fill-cache --set threads=1
 
 # More options by ARGS, for example ARGS="--processes 2 --out runs/seed"; see `surgvivqa reproduce --help`.
 reproduce: $(READY) ## RECIPE=seed DATA=folder: fetch, verify, speech, split, train, eval, baselines, report

@@ -16,8 +16,10 @@ from surgvivqa_audio.colonsim import Procedure, RenderedClip, render
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.files import atomic_writer, write_json
 from surgvivqa_audio.processing.video import resize
+from surgvivqa_audio.training.begun import begin, same
 
 SHARD = 256
+POOL = "pool.json"  # there once all shards are
 _MASKS = ("lesion", "tool", "fluid")
 
 
@@ -91,17 +93,25 @@ def _render(config: PoolConfig, procedure: Procedure, index: int) -> dict[str, o
 
 
 def build_pool(config: PoolConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Render the pool into ``out`` as shards; finished shards are kept, so a kill costs one shard."""
+    """Render the pool into ``out`` as shards; finished shards are kept, so a kill costs one shard.
+
+    Raises:
+        ConfigError: the clips there are those of another configuration.
+    """
+    if (out / POOL).is_file():
+        same(out / POOL, json.loads((out / POOL).read_text("utf-8")), config)
+    begin(config, out)
     jobs = [(p, c) for p in range(config.procedures) for c in range(config.clips)]
     # Neighbouring shards hold whole procedures, so that per-procedure textures are computed once.
     shards = range(0, len(jobs), SHARD)
     for number, start in enumerate(shards):
         path = out / f"pool-{number:04d}.npz"
-        if not path.exists():
-            _write_shard(config, jobs[start : start + SHARD], path)
+        if path.exists():
+            continue
+        _write_shard(config, jobs[start : start + SHARD], path)
         if progress is not None:
             progress(min(start + SHARD, len(jobs)), len(jobs))
-    write_json(out / "pool.json", config.model_dump())
+    write_json(out / POOL, config.model_dump())
 
 
 def _write_shard(config: PoolConfig, jobs: list[tuple[int, int]], path: Path) -> None:
@@ -126,8 +136,8 @@ def read_pool(folder: Path) -> list[PoolClip]:
     Raises:
         ConfigError: the pool was never finished.
     """
-    if not (folder / "pool.json").exists():
-        raise ConfigError(f"{folder}: no finished clip pool (pool.json is missing); build it first")
+    if not (folder / POOL).exists():
+        raise ConfigError(f"{folder}: no finished clip pool ({POOL} is missing); build it first")
     clips: list[PoolClip] = []
     for path in sorted(folder.glob("pool-*.npz")):
         with np.load(path, allow_pickle=False) as shard:

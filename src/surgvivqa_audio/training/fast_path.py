@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgvivqa_audio.model.config import AudioGraftConfig
+from surgvivqa_audio.model.memory import GIB
 from surgvivqa_audio.training.feature_cache import FeatureCache
 
-GIB = 1 << 30
 # Most bytes a layer keeps per token, in units of (hidden, MLP) width, for LoRA in bf16 on every projection:
 # inputs of the projections and of their adapters' dropout, norms, gate, up and their product.
 _KEPT_HIDDEN, _KEPT_INNER = 34, 14

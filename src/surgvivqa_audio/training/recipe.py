@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.training.asr import AsrConfig, run_asr
+from surgvivqa_audio.training.begun import begin, finished
 from surgvivqa_audio.training.bundle import BundleRecipe, run_bundle
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano_spoken import NanoSpokenRecipe, run_nano_spoken
@@ -77,9 +78,18 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Run the stage a recipe belongs to and return its summary.
 
+    With ``resume`` a finished stage of the nano model is left as it is, and an unfinished one goes on with
+    the recipe that it was begun with.
+
     Raises:
         SurgVivqaError: what the stage raises.
     """
+    if resume and isinstance(recipe, (AsrConfig, VlmRecipe, NanoSpokenRecipe)):
+        summary = finished(recipe, out)
+        if summary is not None:
+            return summary
+    if isinstance(recipe, (VlmRecipe, NanoSpokenRecipe)):
+        begin(recipe, out)
     if isinstance(recipe, AsrConfig):
         return run_asr(
             recipe, out, resume, None if progress is None else lambda line: progress({"asr": line})

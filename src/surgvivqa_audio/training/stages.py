@@ -18,6 +18,7 @@ from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
+from surgvivqa_audio.training.begun import begin, finished
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
 from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Progress
@@ -88,15 +89,13 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
 
 
 def render_pools(recipe: VlmRecipe, names: Iterable[str], progress: Progress | None = None) -> None:
-    """Render those clip pools of a recipe that are not there yet; finished shards are kept."""
+    """Render what is not there yet of these clip pools of a recipe."""
     for name in names:
-        folder = Path(recipe.pool_folder) / name
-        if not (folder / "pool.json").exists():
-            build_pool(
-                recipe.pools[name],
-                folder,
-                lambda done, of: progress({"clips": done, "of": of}) if progress else None,
-            )
+        build_pool(
+            recipe.pools[name],
+            Path(recipe.pool_folder) / name,
+            lambda done, of: progress({"clips": done, "of": of}) if progress else None,
+        )
 
 
 def split_pools(recipe: VlmRecipe) -> tuple[list[str], list[str]]:
@@ -143,6 +142,10 @@ def fill_seen(recipe: VlmRecipe, out: Path, progress: Progress | None = None) ->
     if recipe.render:
         render_pools(recipe, recipe.render, progress)
         return {"pools": ", ".join(recipe.render)}
+    done = finished(recipe, out)
+    if done is not None:
+        return done
+    begin(recipe, out)
     *_, seen = _see(recipe, load_taxonomy(recipe.taxonomy), out, True, progress)
     return {"steps": recipe.tower.steps, "clips": sum(len(each.clips) for each in seen)}
 
