@@ -41,6 +41,7 @@ from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.scoring.rows import read_predictions
 from surgvivqa_audio.scoring.score import score_file
 from surgvivqa_audio.taxonomy import load_taxonomy
+from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.recipe import read_recipe, run_recipe
 
 ALIKE = 1e-3  # relative: the first loss of a curve and of the run that is timed
@@ -88,7 +89,7 @@ def _in_root(needed: Iterable[Path]) -> None:
 def train(plan: Plan, name: str, seed: int, say: Say, *, curve: bool = True) -> list[dict[str, Any]]:
     """Train one run unless it is there; its log."""
     folder = plan.run(name, seed) if curve else plan.out / f"{name}-{seed}-timed"
-    if not (folder / "summary.json").is_file():
+    if not (folder / SUMMARY).is_file():
         recipe = read_recipe(ARMS[name].recipe, settings(plan, ARMS[name], seed, curve=curve))
         run_recipe(recipe, folder, resume=True, progress=lambda line: say(f"{folder.name}: {line}"))
     return [row for _, row in read_jsonl(folder / "log.jsonl")]
@@ -117,7 +118,7 @@ def one_run(plan: Plan, name: str, seed: int, say: Say) -> dict[str, Any]:
     rows = figures.count(plan.rows("train"))
     source, samples = (log, figures.per_update(log, rows)) if timed is None else (timed, BATCH)
     seconds = figures.cost(source, samples)
-    summary = json.loads((plan.run(name, seed) / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((plan.run(name, seed) / SUMMARY).read_text(encoding="utf-8"))
     best, drawn = summary["best"], figures.curves(log, rows)
     score = score_file(str(answer(plan, name, seed, say)), load_taxonomy(), plan.rows("train"))
     return {

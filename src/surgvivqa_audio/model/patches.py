@@ -36,6 +36,12 @@ def _linear_patches(embed: Any) -> None:
     embed.forward = forward
 
 
+def even_length(bounds: Tensor) -> int | None:
+    """Patches of every slice, given the bounds (slices + 1,) of all; None where they differ."""
+    lengths = bounds[1:] - bounds[:-1]
+    return int(lengths[0]) if bool((lengths == lengths[0]).all()) else None
+
+
 def _batched_slices(attention: Any) -> None:
     """The stock forward loops over the slices of a video; slices of one length can share one call."""
     stock = attention.forward
@@ -43,9 +49,8 @@ def _batched_slices(attention: Any) -> None:
     def forward(
         hidden: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any
     ) -> Tensor:
-        lengths = cu_seqlens[1:] - cu_seqlens[:-1]
-        length = int(lengths[0])
-        if bool((lengths != length).any()):
+        length = even_length(cu_seqlens)
+        if length is None:
             return stock(hidden, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **options)
         size, heads = hidden.shape[0], attention.num_heads
         query, key, value = attention.qkv(hidden).reshape(size, 3, heads, -1).unbind(1)

@@ -32,6 +32,7 @@ from surgvivqa_audio.training.asr_data import (
 )
 from surgvivqa_audio.training.asr_eval import EvalConfig, EvalSet, error_rates, examples, make_sets, plan_sets
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper, save_whisper
+from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
 from surgvivqa_audio.training.optim import MuonAdamW, build_optimizer, lr_factor, set_lr
 
@@ -244,5 +245,5 @@ def run_asr(
         "utterances": {name: len(chosen.texts) for name, chosen in run.sets.items()},
         "run": run_record(seed=config.seed, config=config.model_dump(mode="json")),
     }
-    write_json(out / "summary.json", summary)
+    write_json(out / SUMMARY, summary)
     return summary

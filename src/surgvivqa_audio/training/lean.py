@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 
+from surgvivqa_audio.model.patches import even_length
+
 LEAN = "lean"
 _GELU = 1.702  # QuickGELU: x sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
@@ -130,15 +132,14 @@ def _lean_slices(attention: Any) -> None:
 
     def halves_first(rows: Tensor) -> Tensor:
         """Rows of the joint projection (3 d, ...): first halves of all queries and keys, then second ones."""
-        turned = rows[: 2 * width].view(2, heads, 2, half, -1).transpose(1, 2).transpose(0, 1)
+        turned = rows[: 2 * width].view(2, heads, 2, half, -1).movedim(2, 0)
         return torch.cat([turned.reshape(2 * width, -1), rows[2 * width :].view(width, -1)])
 
     def forward(
         hidden: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any
     ) -> Tensor:
-        lengths = cu_seqlens[1:] - cu_seqlens[:-1]
-        length, size = int(lengths[0]), hidden.shape[0]
-        if bool((lengths != length).any()):
+        length, size = even_length(cu_seqlens), hidden.shape[0]
+        if length is None:
             mixed: Tensor = before(
                 hidden, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **options
             )
@@ -170,8 +171,8 @@ class _Heads(torch.autograd.Function):
         half, many = width // heads // 2, len(joint) // length
         turned = _turn(joint[:, : 2 * width].float(), cos, sin, 1)
         out = joint.new_empty(3, many, heads, length, 2 * half)
-        sorted_ = turned.view(many, length, 2, 2, heads, half).permute(3, 0, 4, 1, 2, 5)
-        out[:2].view(2, many, heads, length, 2, half).copy_(sorted_)
+        by_head = turned.view(many, length, 2, 2, heads, half).permute(3, 0, 4, 1, 2, 5)
+        out[:2].view(2, many, heads, length, 2, half).copy_(by_head)
         out[2].copy_(joint[:, 2 * width :].view(many, length, heads, 2 * half).transpose(1, 2))
         ctx.save_for_backward(cos, sin)
         return out[0], out[1], out[2]

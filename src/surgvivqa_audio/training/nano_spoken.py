@@ -33,6 +33,7 @@ from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
+from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.clip_pool import read_pool
 from surgvivqa_audio.training.lean import lean_adapter, lean_attention
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
@@ -160,5 +161,5 @@ def run_nano_spoken(
         "trainable": sum(p.numel() for p in trained.parameters() if p.requires_grad),
         "run": run_record(seed=recipe.seed, config=recipe.model_dump()),
     }
-    write_json(out / "summary.json", summary)
+    write_json(out / SUMMARY, summary)
     return summary

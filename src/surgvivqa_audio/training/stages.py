@@ -18,7 +18,7 @@ from surgvivqa_audio.processing.features import make_feature_extractor
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
-from surgvivqa_audio.training.begun import begin, finished
+from surgvivqa_audio.training.begun import SUMMARY, begin, finished
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
 from surgvivqa_audio.training.language import LanguageConfig, train_language
 from surgvivqa_audio.training.loop import Progress
@@ -167,5 +167,5 @@ def run_vlm(recipe: VlmRecipe, out: Path, resume: bool, progress: Progress | Non
         "clips": sum(len(each.clips) for each in seen),
         "run": run_record(seed=recipe.seed, config=recipe.model_dump()),
     }
-    write_json(out / "summary.json", summary)
+    write_json(out / SUMMARY, summary)
     return summary

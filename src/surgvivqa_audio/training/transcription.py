@@ -25,9 +25,10 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.processing.transcribe import transcription
 from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.speech.corpora import Recording, choose, read_corpus
+from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.callbacks import BestKeeper, RunLog
 from surgvivqa_audio.training.loop import Progress
-from surgvivqa_audio.training.vqa import BEST, MODEL, SUMMARY, evaluated_last, keeper_of, outcome
+from surgvivqa_audio.training.vqa import BEST, MODEL, evaluated_last, keeper_of, outcome
 from surgvivqa_audio.training.vqa_arguments import training_arguments
 from surgvivqa_audio.training.vqa_data import Collator, Row
 from surgvivqa_audio.training.vqa_model import finish, load_trained, prepare, save_parts

@@ -20,6 +20,7 @@ from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.sample import Sample
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.accuracy import Accuracy
+from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.budget import recomputes
 from surgvivqa_audio.training.callbacks import METRIC, BestKeeper, RunLog, peak_gib, stop_reason
 from surgvivqa_audio.training.feature_cache import (
@@ -37,7 +38,7 @@ from surgvivqa_audio.training.vqa_model import bare, finish, load_trained, prepa
 from surgvivqa_audio.training.vqa_recipe import VqaRecipe
 from surgvivqa_audio.training.vqa_trainer import EpochAccuracy, VqaTrainer, WholeUpdates
 
-MODEL, BEST, SUMMARY = "model", "best", "summary.json"
+MODEL, BEST = "model", "best"
 ACCURACY = ("eval_accuracy", "eval_balanced")
 
 
