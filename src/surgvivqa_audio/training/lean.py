@@ -20,6 +20,14 @@ LEAN = "lean"
 _GELU = 1.702  # QuickGELU: x sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
+def bfloat16_pays() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 in units of their own (AMX).
+
+    With vector instructions alone they take longer than those of float32 (measured: docs/experiments.md).
+    """
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def lean_attention(vlm: nn.Module) -> None:
     """Let the language model attend in plain matrix products; masks must then be given, as additive tensors.
 

@@ -9,13 +9,14 @@ from time import monotonic
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.files import write_bytes
+from surgvivqa_audio.training.lean import bfloat16_pays
 from surgvivqa_audio.training.optim import build_optimizer, lr_factor, set_lr
 
 Progress = Callable[[dict[str, Any]], None]
@@ -23,7 +24,7 @@ StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 class LoopConfig(BaseModel):
-    """Length, learning rates and checkpoints of one run."""
+    """Length, learning rates and checkpoints of one run; ``bf16``: by itself where the processor gains by it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int
@@ -31,7 +32,7 @@ class LoopConfig(BaseModel):
     lr_adamw: float = 3e-3
     weight_decay: float = 0.01
     checkpoint_every: int = 100
-    bf16: bool = True
+    bf16: bool = Field(default_factory=bfloat16_pays)
 
 
 class Loop:
