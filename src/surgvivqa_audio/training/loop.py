@@ -24,7 +24,7 @@ StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 class LoopConfig(BaseModel):
-    """Length, learning rates and checkpoints of one run; ``bf16``: by itself where the processor gains by it."""
+    """Length, learning rates and checkpoints of one run; ``bf16`` by itself where the processor gains."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int
