@@ -20,7 +20,7 @@ scenes() { # folder, difficulty
 
 if [ "$part" = all ] || [ "$part" = size ]; then
   scenes $out/d0.5 0.5
-  for procedures in 5 20 60 120; do
+  for procedures in 5 20 60 160; do
     run=$out/size-$procedures
     mkdir -p "$run"
     [ -d "$run/tower" ] || cp -r runs/nano/vlm/tower "$run/tower"
