@@ -10,7 +10,7 @@ bin=.venv/bin/surgvivqa
 out=docs/performance
 page=docs/performance.md
 part=${1:-all}
-threads=2 pairs=200 warm_up=20 rounds=9 batches=10 questions=300
+threads=2 pairs=200 warm_up=20 rounds=9 batches=10 questions=1500
 
 case "$part" in
   all | nano | slice | report) ;;
