@@ -19,6 +19,7 @@ from surgvivqa_audio.processing.features import batch_mels
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.lean import lean_adapter, lean_attention, lean_vision
+from surgvivqa_audio.training.loop import LoopConfig
 from surgvivqa_audio.training.rows import Odds, RowConfig, Rows, Seen, Typed, Voiced
 from surgvivqa_audio.training.tower import VIEWS, see, view_of
 from surgvivqa_audio.training.utterances import Heard
@@ -131,6 +132,19 @@ def test_the_lean_adapter_is_the_stock_adapter_and_so_are_its_gradients() -> Non
     for found, expected in zip(gradients(), stock, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert layer.get_base_layer().weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)]
+)
+def test_bfloat16_is_taken_where_the_processor_has_units_for_it(
+    said: dict[str, bool], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said, raising=False)
+    assert LoopConfig(steps=1).bf16 is wanted
+    assert LoopConfig(steps=1, bf16=not wanted).bf16 is not wanted  # a recipe may say otherwise
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert LoopConfig(steps=1).bf16 is False  # an older torch
 
 
 @pytest.mark.parametrize("grids", [[[2, 4, 4], [3, 4, 4]], [[2, 4, 4], [1, 2, 4]]], ids=["lean", "stock"])

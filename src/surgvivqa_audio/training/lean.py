@@ -6,6 +6,7 @@ stock forward. What inference shares is in ``model/patches.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ def bfloat16_pays() -> bool:
     """Whether this processor multiplies matrices of bfloat16 in units of their own (AMX).
 
     With vector instructions alone they take longer than those of float32 (measured: docs/experiments.md).
+    A torch that cannot tell (an older one) gets float32.
     """
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(capabilities().get("amx_bf16", False))
 
 
 def lean_attention(vlm: nn.Module) -> None:
