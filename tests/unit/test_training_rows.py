@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -145,6 +147,15 @@ def test_bfloat16_is_taken_where_the_processor_has_units_for_it(
     assert LoopConfig(steps=1, bf16=not wanted).bf16 is not wanted  # a recipe may say otherwise
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert LoopConfig(steps=1).bf16 is False  # an older torch
+
+
+def test_numbers_too_small_for_a_normal_float_count_as_nothing_on_every_thread() -> None:
+    code = (
+        "import torch; from surgvivqa_audio.training.lean import use_threads; use_threads(2);"
+        "print(torch.get_num_threads(), int((torch.full((1_000_000,), 1e-39) * 1.5).count_nonzero()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["2", "0"]  # 1000000 without the setting
 
 
 @pytest.mark.parametrize("grids", [[[2, 4, 4], [3, 4, 4]], [[2, 4, 4], [1, 2, 4]]], ids=["lean", "stock"])

@@ -32,7 +32,8 @@ from surgvivqa_audio.training.asr_data import (
 )
 from surgvivqa_audio.training.asr_eval import EvalConfig, EvalSet, error_rates, examples, make_sets, plan_sets
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper, save_whisper
-from surgvivqa_audio.training.begun import SUMMARY
+from surgvivqa_audio.training.begun import FREE, SUMMARY, same
+from surgvivqa_audio.training.lean import use_threads
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
 from surgvivqa_audio.training.optim import MuonAdamW, build_optimizer, lr_factor, set_lr
 
@@ -181,9 +182,7 @@ def _resumable(config: AsrConfig, path: Path, resume: bool) -> bool:
         return False
     if not resume:
         raise ConfigError(f"{path}: an unfinished or finished run; pass --resume or use another folder")
-    stored = AsrConfig.model_validate_json(_read_checkpoint(path)[0]["config"])
-    if stored.model_copy(update={"minutes": config.minutes}) != config:
-        raise ModelError(f"{path}: was made with another configuration; use another output folder")
+    same(path, json.loads(_read_checkpoint(path)[0]["config"]), config, FREE)
     return True
 
 
@@ -221,12 +220,12 @@ def run_asr(
         What ``summary.json`` holds: word error rates per test set, steps, minutes, parameters, run record.
 
     Raises:
-        ConfigError: the folder holds a run and ``resume`` is false.
-        ModelError: the checkpoint does not fit, or training diverged.
+        ConfigError: the folder holds a run and ``resume`` is false, or a run of another recipe.
+        ModelError: the checkpoint cannot be read, or training diverged.
         SpeechError: the speech cannot be synthesised.
     """
     resuming = _resumable(config, out / "checkpoint.safetensors", resume)
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run = _Run(config, out, progress or (lambda line: None))
     if resuming:
         run.restore()

@@ -14,7 +14,7 @@ from surgvivqa_audio.files import write_json
 
 RECIPE, SUMMARY = "recipe.json", "summary.json"
 # What a recipe may say otherwise when it goes on: who computes, and for how long, not what.
-_FREE = ("threads", "workers", "render", "minutes")
+FREE = ("threads", "workers", "render", "minutes")
 
 
 def same(path: Path, recorded: Mapping[str, Any], wanted: BaseModel, free: Collection[str] = ()) -> None:
@@ -50,7 +50,7 @@ def begin(recipe: BaseModel, out: Path) -> None:
     """
     path = out / RECIPE
     if path.is_file():
-        same(path, json.loads(path.read_text("utf-8")), recipe, _FREE)
+        same(path, json.loads(path.read_text("utf-8")), recipe, FREE)
     else:
         write_json(path, recipe.model_dump(mode="json"))
 
@@ -65,5 +65,5 @@ def finished(recipe: BaseModel, out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    same(path, summary["run"]["config"], recipe, _FREE)
+    same(path, summary["run"]["config"], recipe, FREE)
     return summary

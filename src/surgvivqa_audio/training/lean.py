@@ -6,7 +6,8 @@ stock forward. What inference shares is in ``model/patches.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,23 @@ def bfloat16_pays() -> bool:
     """
     capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return bool(capabilities().get("amx_bf16", False))
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """What a part that no longer learns computes, in the type that is faster here."""
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_pays()):
+        yield
+
+
+def use_threads(count: int) -> None:
+    """Compute on ``count`` threads, and take what is too small for a normal float32 (1.2e-38) for nothing.
+
+    Sharp attention leaves such numbers, on which a processor takes its slow path: a step of the tower came to
+    take half as long again (docs/experiments.md). Threads inherit the setting, so it comes before them.
+    """
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(count)
 
 
 def lean_attention(vlm: nn.Module) -> None:

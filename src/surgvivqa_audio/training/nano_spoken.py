@@ -35,7 +35,7 @@ from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.clip_pool import read_pool
-from surgvivqa_audio.training.lean import lean_adapter, lean_attention
+from surgvivqa_audio.training.lean import lean_adapter, lean_attention, use_threads
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.nano import NanoSize
 from surgvivqa_audio.training.nano_tokenizer import common_words
@@ -90,7 +90,7 @@ def read_heard(
 
 def fill_heard(recipe: NanoSpokenRecipe) -> dict[str, Any]:
     """Compute what the spoken stages hear before the language model is there: it needs the ear alone."""
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     taxonomy = load_taxonomy(recipe.taxonomy)
     whisper = read_model(WhisperForConditionalGeneration, Path(recipe.whisper))
     encoder = whisper.model.encoder.eval()
@@ -126,7 +126,7 @@ def run_nano_spoken(
     ``nano-align`` writes a complete grafted checkpoint into ``out``, ``nano-finetune`` the adapter (LoRA and
     projector) into ``out/adapter``.
     """
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     taxonomy = load_taxonomy(recipe.taxonomy)
     model, processor = _start(recipe)

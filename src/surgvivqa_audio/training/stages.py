@@ -21,6 +21,7 @@ from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.begun import SUMMARY, begin, finished
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
 from surgvivqa_audio.training.language import LanguageConfig, train_language
+from surgvivqa_audio.training.lean import use_threads
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
@@ -121,7 +122,7 @@ def _see(
     recipe: VlmRecipe, taxonomy: Taxonomy, out: Path, resume: bool, progress: Progress | None
 ) -> tuple[AudioGraft, AudioGraftProcessor, list[Seen]]:
     """Train the tower and keep, of the clips that the language model reads, what it sees in them."""
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)

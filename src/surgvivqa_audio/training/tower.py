@@ -22,7 +22,7 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
 from surgvivqa_audio.training.feature_cache import tower_digest
-from surgvivqa_audio.training.lean import bfloat16_pays, lean_vision
+from surgvivqa_audio.training.lean import frozen, lean_vision
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, displace, mirror, reverse
 
@@ -125,7 +125,7 @@ def clip_features(
             if handle.metadata() == {"tower": weights, "clips": str(len(clips))}:
                 return load_file(cache)["features"]
     views = []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_pays()):
+    with frozen():
         for view in range(VIEWS):
             views.append(torch.cat(list(_seen(vlm, processor, clips, view, batch))))
     features = torch.stack(views)

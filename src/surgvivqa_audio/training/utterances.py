@@ -38,7 +38,7 @@ from surgvivqa_audio.training.asr_data import (
 )
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.feature_cache import tower_digest
-from surgvivqa_audio.training.lean import bfloat16_pays
+from surgvivqa_audio.training.lean import frozen
 
 OUT_OF_SCOPE, NOTHING = "out of scope", "nothing said"
 _SHARD, _BATCH = 1000, 25
@@ -173,7 +173,7 @@ def _encode(encoder: Any, processor: AudioGraftProcessor, waves: Sequence[Wave])
     states: dict[int, Tensor] = {}
     for rows in _batches(frames.tolist()):
         features, lengths = batch_mels([mels[row] for row in rows])
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_pays()):
+        with frozen():
             hidden = encode_audio(encoder, features, lengths)
         for row, each, length in zip(rows, hidden, lengths.tolist(), strict=True):
             states[row] = each[: encoder_length(length)].bfloat16()
