@@ -151,7 +151,7 @@ def test_bfloat16_is_taken_where_the_processor_has_units_for_it(
 
 def test_numbers_too_small_for_a_normal_float_count_as_nothing_on_every_thread() -> None:
     code = (
-        "import torch; from surgvivqa_audio.training.lean import use_threads; use_threads(2);"
+        "import torch; from surgvivqa_audio.training.cpu import use_threads; use_threads(2);"
         "print(torch.get_num_threads(), int((torch.full((1_000_000,), 1e-39) * 1.5).count_nonzero()))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,8 +32,8 @@ from surgvivqa_audio.training.asr_data import (
 )
 from surgvivqa_audio.training.asr_eval import EvalConfig, EvalSet, error_rates, examples, make_sets, plan_sets
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper, save_whisper
-from surgvivqa_audio.training.begun import FREE, SUMMARY, same
-from surgvivqa_audio.training.lean import use_threads
+from surgvivqa_audio.training.begun import SUMMARY, same
+from surgvivqa_audio.training.cpu import use_threads
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
 from surgvivqa_audio.training.optim import MuonAdamW, build_optimizer, lr_factor, set_lr
 
@@ -182,7 +182,7 @@ def _resumable(config: AsrConfig, path: Path, resume: bool) -> bool:
         return False
     if not resume:
         raise ConfigError(f"{path}: an unfinished or finished run; pass --resume or use another folder")
-    same(path, json.loads(_read_checkpoint(path)[0]["config"]), config, FREE)
+    same(path, json.loads(_read_checkpoint(path)[0]["config"]), config)
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ from surgvivqa_audio.files import write_json
 
 RECIPE, SUMMARY = "recipe.json", "summary.json"
 # What a recipe may say otherwise when it goes on: who computes, and for how long, not what.
-FREE = ("threads", "workers", "render", "minutes")
+_FREE = ("threads", "workers", "render", "minutes")
 
 
-def same(path: Path, recorded: Mapping[str, Any], wanted: BaseModel, free: Collection[str] = ()) -> None:
+def same(path: Path, recorded: Mapping[str, Any], wanted: BaseModel) -> None:
     """Hold what ``path`` records against what is wanted now.
 
     Raises:
         ConfigError: they differ; names the file, the first key that does, and both values.
     """
-    then, now = (_flat(each, free) for each in (recorded, wanted.model_dump(mode="json")))
+    then, now = (_flat(each) for each in (recorded, wanted.model_dump(mode="json")))
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
             raise ConfigError(
@@ -32,13 +32,13 @@ def same(path: Path, recorded: Mapping[str, Any], wanted: BaseModel, free: Colle
             )
 
 
-def _flat(values: Mapping[str, Any], free: Collection[str], parent: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
     """Nested groups as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in free:
+        if key not in _FREE:
             inner = isinstance(value, Mapping)
-            flat |= _flat(value, free, f"{parent}{key}.") if inner else {f"{parent}{key}": value}
+            flat |= _flat(value, f"{parent}{key}.") if inner else {f"{parent}{key}": value}
     return flat
 
 
@@ -50,7 +50,7 @@ def begin(recipe: BaseModel, out: Path) -> None:
     """
     path = out / RECIPE
     if path.is_file():
-        same(path, json.loads(path.read_text("utf-8")), recipe, FREE)
+        same(path, json.loads(path.read_text("utf-8")), recipe)
     else:
         write_json(path, recipe.model_dump(mode="json"))
 
@@ -65,5 +65,5 @@ def finished(recipe: BaseModel, out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    same(path, summary["run"]["config"], recipe, FREE)
+    same(path, summary["run"]["config"], recipe)
     return summary

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from surgvivqa_audio.errors import ModelError
 from surgvivqa_audio.files import write_bytes
-from surgvivqa_audio.training.lean import bfloat16_pays
+from surgvivqa_audio.training.cpu import bfloat16_pays
 from surgvivqa_audio.training.optim import build_optimizer, lr_factor, set_lr
 
 Progress = Callable[[dict[str, Any]], None]

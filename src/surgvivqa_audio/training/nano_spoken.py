@@ -35,7 +35,8 @@ from surgvivqa_audio.training.answer_loss import answer_loss
 from surgvivqa_audio.training.asr_data import PoolConfig, make_pool, plan_pool
 from surgvivqa_audio.training.begun import SUMMARY
 from surgvivqa_audio.training.clip_pool import read_pool
-from surgvivqa_audio.training.lean import lean_adapter, lean_attention, use_threads
+from surgvivqa_audio.training.cpu import use_threads
+from surgvivqa_audio.training.lean import lean_adapter, lean_attention
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.nano import NanoSize
 from surgvivqa_audio.training.nano_tokenizer import common_words

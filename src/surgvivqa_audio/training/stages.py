@@ -20,8 +20,8 @@ from surgvivqa_audio.provenance import run_record
 from surgvivqa_audio.taxonomy import Taxonomy, load_taxonomy
 from surgvivqa_audio.training.begun import SUMMARY, begin, finished
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
+from surgvivqa_audio.training.cpu import use_threads
 from surgvivqa_audio.training.language import LanguageConfig, train_language
-from surgvivqa_audio.training.lean import use_threads
 from surgvivqa_audio.training.loop import Progress
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus

@@ -21,8 +21,9 @@ from surgvivqa_audio.files import write_bytes
 from surgvivqa_audio.processing.processor import AudioGraftProcessor
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.clip_pool import PoolClip, answer_counts
+from surgvivqa_audio.training.cpu import frozen
 from surgvivqa_audio.training.feature_cache import tower_digest
-from surgvivqa_audio.training.lean import frozen, lean_vision
+from surgvivqa_audio.training.lean import lean_vision
 from surgvivqa_audio.training.loop import Loop, LoopConfig, Progress
 from surgvivqa_audio.training.vision_heads import TokenHeads, TypeHeads, displace, mirror, reverse
 

@@ -37,8 +37,8 @@ from surgvivqa_audio.training.asr_data import (
     training_voice_names,
 )
 from surgvivqa_audio.training.chatter import chatter
+from surgvivqa_audio.training.cpu import frozen
 from surgvivqa_audio.training.feature_cache import tower_digest
-from surgvivqa_audio.training.lean import frozen
 
 OUT_OF_SCOPE, NOTHING = "out of scope", "nothing said"
 _SHARD, _BATCH = 1000, 25
