@@ -115,6 +115,23 @@ def test_a_sliding_window_reuses_slices_and_scores_like_a_cold_clip(family: str,
     assert float((slid - cold).abs().max()) <= 1e-4
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@torch.no_grad()
+def test_a_prefix_is_what_the_stock_cache_holds(family: str, make_frames: Any) -> None:
+    engine = engine_of(family)
+    frames = make_frames(6, 64, seed=31)
+    clip = engine.open(frames, 6.25)
+    example = engine.processor.encode(engine.processor.clip(frames, 6.25), [])
+    batch = collate([example], engine.processor.special.pad, labels=False)
+    stock = engine.model(**batch, use_cache=True).past_key_values
+    assert clip.prefix.length == len(example.ids)
+    assert len(clip.prefix.layers) == len(stock.layers) > 1
+    for (keys, values), layer in zip(clip.prefix.layers, stock.layers, strict=True):
+        assert float(layer.keys.std()) > 0.05
+        assert float((keys - layer.keys).abs().max()) <= 1e-5
+        assert float((values - layer.values).abs().max()) <= 1e-5
+
+
 def test_clips_opened_together_equal_clips_opened_alone(make_frames: Any) -> None:
     engine = engine_of()
     clips = [(make_frames(4, 64, seed=20), 6.25), (None, 1.0), (make_frames(6, 64, seed=21), 6.25)]

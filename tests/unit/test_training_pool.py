@@ -15,6 +15,7 @@ from surgvivqa_audio.colonsim import RenderedClip
 from surgvivqa_audio.errors import ConfigError
 from surgvivqa_audio.speech.phrasing import phrasing_bank, words
 from surgvivqa_audio.taxonomy import Taxonomy
+from surgvivqa_audio.training import clip_pool
 from surgvivqa_audio.training.chatter import chatter
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool, targets
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
@@ -67,6 +68,30 @@ def test_pool_is_read_back_as_it_was_rendered_and_an_unfinished_one_is_refused(t
     again = read_pool(tmp_path)
     assert np.array_equal(clips[1].frames, again[1].frames)
     assert len((tmp_path / "pool-0000.npz").read_bytes()) == len(first)
+
+
+def test_two_processes_render_a_pool_from_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_pool, "SHARD", 1)
+    written: list[str] = []
+    write = clip_pool._write_shard
+
+    def noted(config: PoolConfig, jobs: list[tuple[int, int]], path: Path) -> None:
+        written.append(path.name)
+        write(config, jobs, path)
+
+    monkeypatch.setattr(clip_pool, "_write_shard", noted)
+    config = PoolConfig(procedures=1, clips=3, first_seed=3, size=56, hires_every=0)
+    seen: list[int] = []
+
+    def other(done: int, of: int) -> None:  # the second process arrives after the first shard
+        seen.append(done)
+        if done == 1:
+            build_pool(config, tmp_path, other)
+
+    build_pool(config, tmp_path, other, backwards=True)
+    assert written == ["pool-0002.npz", "pool-0000.npz", "pool-0001.npz"]
+    assert seen == [1, 2, 3]
+    assert len(read_pool(tmp_path)) == 3
 
 
 def test_the_tower_never_trains_on_clips_that_the_language_model_reads() -> None:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from surgvivqa_audio.answering.prefix import Prefix, device_of, frame_digest, joined_digest
 from surgvivqa_audio.model.graft import AudioGraft
+from surgvivqa_audio.model.text import Layers, run_prefix
 from surgvivqa_audio.processing.collate import collate
 from surgvivqa_audio.processing.processor import AudioGraftProcessor, Example
 from surgvivqa_audio.processing.video import VideoInputs, resize
 from surgvivqa_audio.sample import Image
 
-# In these families the vision tower looks at one slice at a time, so features of a slice can be reused.
-# Qwen3-VL hands several layers' features over; it takes the stock way.
+# In these families the vision tower looks at one slice at a time, so features of a slice can be reused, and
+# they enter as tokens alone. Qwen3-VL hands several layers' features over; it takes the stock way.
 _SLICEWISE = ("qwen2_vl", "qwen2_5_vl")
 _WORKERS = 2
 
@@ -103,7 +103,7 @@ def vision_features(
 
 
 def prefill(model: AudioGraft, pad: int, clips: Sequence[Prepared], known: dict[str, Tensor]) -> list[Prefix]:
-    """Run clips whose prompts have one length together, and take their caches apart."""
+    """Run clips whose prompts have one length together, and take their keys and values apart."""
     device = device_of(model)
     config = model.vlm.config.get_text_config()
     features = vision_features(model, clips, known)
@@ -116,18 +116,34 @@ def prefill(model: AudioGraft, pad: int, clips: Sequence[Prepared], known: dict[
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         grids = {name: batch[name] for name in ("video_grid_thw", "second_per_grid_ts") if name in batch}
         positions, after = model.positions(batch["input_ids"], batch["mm_token_type_ids"], **grids)
-        if features is not None and batch.pop("pixel_values_videos", None) is not None:
+        if features is None:
+            layers = _stock(model, config, batch, positions)
+        else:
             # by name and not by entry: a still clip names one slice several times
-            rows = [torch.cat([features[index][name] for name in clips[index].slices]) for index in indices]
-            batch["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=rows)}
-        cache = DynamicCache(config=config)
-        del batch["attention_mask"]  # all ones: rows of one length
-        model.hidden_states(**batch, position_ids=positions, past_key_values=cache, use_cache=True)
+            seen = [features[index][name] for index in indices for name in clips[index].slices]
+            layers = _prefix(model, batch["input_ids"], positions, seen)
         for row, index in enumerate(indices):
-            layers = tuple(_row(layer.keys, layer.values, row) for layer in cache.layers)
+            own = tuple(_row(keys, values, row) for keys, values in layers)
             slices = {} if features is None else features[index]
-            done[index] = Prefix(config, layers, int(after[row]), slices)
+            done[index] = Prefix(config, own, int(after[row]), slices)
     return [done[index] for index in range(len(clips))]
+
+
+def _prefix(model: AudioGraft, ids: Tensor, positions: Tensor, seen: Sequence[Tensor]) -> Layers:
+    """Keys and values of prompts (b, p) that show vision features (tokens, d), slice by slice, row by row."""
+    embeddings = model.embed(ids, None)
+    if seen:
+        shown = ids == model.config.vlm_config.video_token_id
+        embeddings[shown] = torch.cat(list(seen)).to(embeddings.dtype)
+    return run_prefix(model.vlm, embeddings, positions)
+
+
+def _stock(model: AudioGraft, config: Any, batch: dict[str, Any], positions: Tensor) -> Layers:
+    """The same by the stock forward: Qwen3-VL adds vision features to several layers."""
+    cache = DynamicCache(config=config)
+    del batch["attention_mask"]  # all ones: rows of one length
+    model.hidden_states(**batch, position_ids=positions, past_key_values=cache, use_cache=True)
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _row(keys: Tensor, values: Tensor, row: int) -> tuple[Tensor, Tensor]:

@@ -85,4 +85,4 @@ def score_rows(
         rows,
     )
     head: Any = model.get_output_embeddings()
-    return sentence_log_probs(hidden, head, trie, head.weight.shape[0])
+    return sentence_log_probs(hidden, head.weight, trie)

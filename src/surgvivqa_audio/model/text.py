@@ -1,8 +1,8 @@
-"""The stock language model's layers on new tokens behind a finished prefix, without the stock machinery.
+"""The stock language model's layers on a prefix and on new tokens behind it, without the stock machinery.
 
 The same modules run on the same weights, so logits equal the stock forward's (a test holds all families
-to it). Left out is what a question does not need: three-axis positions (of text all three are equal), a cache
-object that copies, masks made per layer, and rows of the last layer that nobody reads.
+to it). Left out is what nobody needs: three-axis positions of text (all three are equal), a cache object that
+copies, masks made per layer, and what the last layer makes of tokens that nobody reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Layers = Sequence[tuple[Tensor, Tensor]]  # keys and values (b, heads, tokens, width) of every layer
+
+
+def run_prefix(vlm: Any, embeddings: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values (b, heads, p, width) of every layer for a prompt that predicts nothing itself, so that
+    the last layer stops at them.
+
+    Args:
+        vlm: a stock ``*ForConditionalGeneration`` whose vision features all enter as tokens (not Qwen3-VL).
+        embeddings: (b, p, d), vision features in their places.
+        positions: (3, b, p), M-RoPE.
+    """
+    text = vlm.model.language_model
+    cos, sin = (part.chunk(2, dim=-1)[0] for part in text.rotary_emb(embeddings, positions))
+    turn, hidden, known = _turn(cos, sin), embeddings, []
+    for layer in text.layers[:-1]:
+        hidden, pair = _layer(layer, hidden, turn, None, None, None)
+        known.append(pair)
+    last = text.layers[-1]
+    normed = _norm(last.input_layernorm, hidden)
+    return [*known, _keys_values(last.self_attn, normed, turn, None)]
 
 
 def run_text(
@@ -42,7 +62,7 @@ def run_text(
     angles = positions[..., None].float() * text.rotary_emb.inv_freq.float()
     scale = text.rotary_emb.attention_scaling
     cos, sin = ((part * scale).to(embeddings.dtype) for part in (angles.cos(), angles.sin()))
-    turn = torch.cat([cos, cos], dim=-1)[:, :, None], torch.cat([-sin, sin], dim=-1)[:, :, None]
+    turn = _turn(cos, sin)
     mask = _mask(embeddings, past[0][0].shape[2], allowed)
     hidden, grown = embeddings, []
     for number, (layer, old) in enumerate(zip(text.layers, past, strict=True)):
@@ -50,6 +70,11 @@ def run_text(
         hidden, pair = _layer(layer, hidden, turn, old, mask, rows)
         grown.append(pair)
     return _norm(text.norm, hidden), grown
+
+
+def _turn(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, n, width / 2) to (b, n, 1, width), with the sign of the sine's first half changed."""
+    return torch.cat([cos, cos], dim=-1)[:, :, None], torch.cat([-sin, sin], dim=-1)[:, :, None]
 
 
 def _mask(embeddings: Tensor, past: int, allowed: Tensor | None) -> Tensor | None:
@@ -67,38 +92,44 @@ def _layer(
     layer: Any,
     hidden: Tensor,
     turn: tuple[Tensor, Tensor],
-    old: tuple[Tensor, Tensor],
+    old: tuple[Tensor, Tensor] | None,
     mask: Tensor | None,
     rows: Tensor | int | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     attention = layer.self_attn
-    batch, size = hidden.shape[:2]
+    batch = hidden.shape[0]
     normed = _norm(layer.input_layernorm, hidden)
-    heads = (batch, size, -1, attention.head_dim)
-    key, value = _linear(attention.k_proj, normed).view(heads), _linear(attention.v_proj, normed).view(heads)
+    keys, values = _keys_values(attention, normed, turn, old)
     cos, sin = turn
     if rows is not None:
         hidden, normed = _rows(hidden, rows), _rows(normed, rows)
-        heads = (batch, hidden.shape[1], -1, attention.head_dim)
+        cos, sin = (_rows(part[:, :, 0], rows)[:, :, None] for part in turn)
         if mask is not None:
             mask = _rows(mask.expand(batch, -1, -1, -1)[:, 0], rows)[:, None]
-    query = _linear(attention.q_proj, normed).view(heads)
+    query = _linear(attention.q_proj, normed).view(batch, hidden.shape[1], -1, attention.head_dim)
     if hasattr(attention, "q_norm"):  # Qwen3-VL
-        query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
-    key = _rotate(key, cos, sin)
-    if rows is not None:
-        cos, sin = (_rows(part[:, :, 0], rows)[:, :, None] for part in (cos, sin))
-    query = _rotate(query, cos, sin)
-    past_key, past_value = old
-    if past_key.shape[0] != batch:
-        past_key, past_value = (part.expand(batch, -1, -1, -1) for part in old)
-    keys = torch.cat([past_key, key.transpose(1, 2)], dim=2)
-    values = torch.cat([past_value, value.transpose(1, 2)], dim=2)
-    seen = attend(query.transpose(1, 2), keys, values, mask, attention.scaling)
-    hidden = hidden + _linear(attention.o_proj, seen.transpose(1, 2).reshape(batch, heads[1], -1))
+        query = _norm(attention.q_norm, query)
+    query = _rotate(query, cos, sin).transpose(1, 2)
+    seen = attend(query, keys, values, mask, attention.scaling, causal=old is None)
+    hidden = hidden + _linear(attention.o_proj, seen.transpose(1, 2).flatten(2))
     mlp, normed = layer.mlp, _norm(layer.post_attention_layernorm, hidden)
     wide = mlp.act_fn(_linear(mlp.gate_proj, normed)).mul_(_linear(mlp.up_proj, normed))
     return hidden + _linear(mlp.down_proj, wide), (keys, values)
+
+
+def _keys_values(
+    attention: Any, normed: Tensor, turn: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Of all tokens so far, (b, heads, p + n, width)."""
+    heads = (*normed.shape[:2], -1, attention.head_dim)
+    key, value = _linear(attention.k_proj, normed).view(heads), _linear(attention.v_proj, normed).view(heads)
+    if hasattr(attention, "k_norm"):  # Qwen3-VL
+        key = _norm(attention.k_norm, key)
+    key, value = _rotate(key, *turn).transpose(1, 2), value.transpose(1, 2)
+    if old is None:
+        return key.contiguous(), value.contiguous()
+    past_key, past_value = (part.expand(key.shape[0], -1, -1, -1) for part in old)
+    return torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
 
 
 def _rows(x: Tensor, rows: Tensor | int) -> Tensor:
@@ -128,8 +159,10 @@ def _norm(module: Any, x: Tensor) -> Tensor:
     return module(x)  # type: ignore[no-any-return]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Fused attention; keys and values may have fewer heads than queries.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False
+) -> Tensor:
+    """Fused attention; keys and values may have fewer heads than queries. ``causal`` takes no mask.
 
     Only the CPU kernel takes fewer heads together with a mask without falling back to the slow path.
     """
@@ -138,7 +171,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
         groups = 1
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=groups > 1
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=groups > 1
     )
 
 

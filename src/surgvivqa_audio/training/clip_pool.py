@@ -92,8 +92,15 @@ def _render(config: PoolConfig, procedure: Procedure, index: int) -> dict[str, o
     return {"frames": frames, "occupancy": occupancy, "flow": flow, "centre": centre, "facts": facts}
 
 
-def build_pool(config: PoolConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def build_pool(
+    config: PoolConfig,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    backwards: bool = False,
+) -> None:
     """Render the pool into ``out`` as shards; finished shards are kept, so a kill costs one shard.
+
+    Two processes may render one pool, the second ``backwards``: they meet where both have been.
 
     Raises:
         ConfigError: the clips there are those of another configuration.
@@ -103,14 +110,15 @@ def build_pool(config: PoolConfig, out: Path, progress: Callable[[int, int], Non
     begin(config, out)
     jobs = [(p, c) for p in range(config.procedures) for c in range(config.clips)]
     # Neighbouring shards hold whole procedures, so that per-procedure textures are computed once.
-    shards = range(0, len(jobs), SHARD)
-    for number, start in enumerate(shards):
-        path = out / f"pool-{number:04d}.npz"
+    starts = range(0, len(jobs), SHARD)
+    for start in reversed(starts) if backwards else starts:
+        path = out / f"pool-{start // SHARD:04d}.npz"
         if path.exists():
             continue
         _write_shard(config, jobs[start : start + SHARD], path)
         if progress is not None:
-            progress(min(start + SHARD, len(jobs)), len(jobs))
+            done = len(list(out.glob("pool-*.npz")))
+            progress(min(done * SHARD, len(jobs)), len(jobs))
     write_json(out / POOL, config.model_dump())
 
 

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 
-from surgvivqa_audio.model.patches import even_length
+from surgvivqa_audio.model.patches import QUICK_GELU, even_length
 
 LEAN = "lean"
-_GELU = 1.702  # QuickGELU: x sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
 def lean_attention(vlm: nn.Module) -> None:
@@ -118,8 +117,8 @@ def _lean_mlp(mlp: Any) -> None:
     """The activation's factor goes into the weights, which are smaller than what they multiply."""
 
     def forward(hidden: Tensor) -> Tensor:
-        inner = nn.functional.linear(hidden, mlp.fc1.weight * _GELU, mlp.fc1.bias * _GELU)
-        return nn.functional.linear(nn.functional.silu(inner), mlp.fc2.weight / _GELU, mlp.fc2.bias)
+        inner = nn.functional.linear(hidden, mlp.fc1.weight * QUICK_GELU, mlp.fc1.bias * QUICK_GELU)
+        return nn.functional.linear(nn.functional.silu(inner), mlp.fc2.weight / QUICK_GELU, mlp.fc2.bias)
 
     mlp.forward = forward
 

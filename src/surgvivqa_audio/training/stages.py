@@ -89,13 +89,16 @@ def _empty_graft(recipe: VlmRecipe, processor: AudioGraftProcessor) -> AudioGraf
     return model
 
 
-def render_pools(recipe: VlmRecipe, names: Iterable[str], progress: Progress | None = None) -> None:
+def render_pools(
+    recipe: VlmRecipe, names: Iterable[str], progress: Progress | None = None, backwards: bool = False
+) -> None:
     """Render what is not there yet of these clip pools of a recipe."""
     for name in names:
         build_pool(
             recipe.pools[name],
             Path(recipe.pool_folder) / name,
             lambda done, of: progress({"clips": done, "of": of}) if progress else None,
+            backwards,
         )
 
 
@@ -140,8 +143,8 @@ def _see(
 def fill_seen(recipe: VlmRecipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """The first half of :func:`run_vlm`, which goes on from it: clips, tower and what it sees; or the clips
     of ``recipe.render`` alone."""
-    if recipe.render:
-        render_pools(recipe, recipe.render, progress)
+    if recipe.render:  # from the end: the process that reads them may arrive meanwhile and begin at the start
+        render_pools(recipe, recipe.render, progress, backwards=True)
         return {"pools": ", ".join(recipe.render)}
     done = finished(recipe, out)
     if done is not None:
