@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from surgvivqa_audio.model.config import AudioGraftConfig
 from surgvivqa_audio.model.counts import Parts, Shape
-from surgvivqa_audio.model.patches import WRITTEN_OUT
 
 GIB = 2.0**30
 # Interpreter and libraries (0.42 GiB of process memory after importing them), or on a GPU the context.
@@ -25,18 +24,12 @@ def cache_bytes(config: AudioGraftConfig) -> int:
 
 
 def vision_bytes(config: AudioGraftConfig, shape: Shape) -> int:
-    """The widest moment of the vision tower for one clip, bf16: eight rows of its width and two of its MLP.
-
-    Where :func:`fast_vision` writes attention out, three tables of patch by patch per slice and head come on
-    top: the product, the scaled product and its softmax. At 768 pixels they are larger than all else.
-    """
+    """The widest moment of the frozen vision tower for one clip, bf16: eight rows of its width and two of its
+    MLP. Attention is fused, so no table of patch by patch is held."""
     vision = config.vlm_config.vision_config
     width = getattr(vision, "embed_dim", None) or vision.hidden_size
     inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-    rows = shape.patches * (8 * width + 2 * inner)
-    tables = 3 * vision.num_heads * shape.patches * (shape.patches // shape.slices)
-    written_out = config.vlm_config.model_type in WRITTEN_OUT
-    return 2 * (rows + (tables if written_out else 0))
+    return int(2 * shape.patches * (8 * width + 2 * inner))
 
 
 def inference_gib(config: AudioGraftConfig, parts: Parts, shape: Shape, precision: str) -> float:

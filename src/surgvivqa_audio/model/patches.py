@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention, apply_rotary_pos_emb_vision
 
-# Families whose vision attention is rearranged, with its table of weights written out.
-WRITTEN_OUT = ("qwen2_vl",)
 QUICK_GELU = 1.702  # x sigmoid(1.702 x), which is silu(1.702 x) / 1.702
 
 
@@ -68,8 +66,13 @@ def _batched_slices(attention: Any) -> None:
             part.reshape(size // length, length, heads, -1).transpose(1, 2).to(value.dtype)
             for part in (query, key, value)
         )
-        # Written out: on a CPU the fused kernel's backward pass is many times slower at this length.
-        weights = (query @ key.transpose(-1, -2) * attention.scaling).softmax(dim=-1)
-        return attention.proj((weights.to(value.dtype) @ value).transpose(1, 2).reshape(size, -1))
+        if (
+            query.requires_grad
+        ):  # on a CPU the fused kernel's backward pass is many times slower at this length
+            weights = (query @ key.transpose(-1, -2) * attention.scaling).softmax(dim=-1)
+            seen = weights.to(value.dtype) @ value
+        else:
+            seen = nn.functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+        return attention.proj(seen.transpose(1, 2).reshape(size, -1))
 
     attention.forward = forward
