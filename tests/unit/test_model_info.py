@@ -70,7 +70,7 @@ def test_memory_and_time_are_of_the_known_order() -> None:
     memory = {name: inference_gib(config, parts, shape, name) for name in ("bf16", "fp8", "nf4")}
     assert memory["nf4"] < memory["fp8"] < memory["bf16"] < 24  # all fit a 24 GB card
     # 16.72 GiB of weights, half a GiB of runtime, and a prompt or a clip
-    assert memory["bf16"] == pytest.approx(2 * parts.total / 2**30 + 0.73, abs=0.02)
+    assert memory["bf16"] == pytest.approx(2 * parts.total / 2**30 + 0.64, abs=0.02)
     assert memory["nf4"] < qlora_gib(config, parts, shape, 1) < qlora_gib(config, parts, shape, 4) < 24
     times = roofline(config, parts, shape, GPUS["h200"])
     # 14.1 GB of projections and head are read once per token at 4.8 TB/s
@@ -85,19 +85,19 @@ def test_memory_and_time_are_of_the_known_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "frames", "gib"), [(384, 8, 0.23), (384, 16, 0.46), (768, 8, 2.38), (768, 16, 4.76)]
+    ("side", "frames", "gib"), [(384, 8, 0.094), (384, 16, 0.188), (768, 8, 0.363), (768, 16, 0.725)]
 )
-def test_the_vision_tower_needs_room_for_its_attention(side: int, frames: int, gib: float) -> None:
+def test_the_vision_tower_holds_no_table_of_patch_by_patch(side: int, frames: int, gib: float) -> None:
     config = named_config("slice")
     shape = shape_of(config, 1080, 1350, frames, side, 3.5)
-    assert vision_bytes(config, shape) / 2**30 == pytest.approx(gib, abs=0.01)
+    assert vision_bytes(config, shape) / 2**30 == pytest.approx(gib, abs=0.002)
 
 
 def test_the_slice_estimate_is_near_what_was_measured() -> None:
     config = named_config("slice")
     shape = shape_of(config, 1080, 1350, 8, 384, 3.5)
     estimate = inference_gib(config, count_parts(config), shape, "bf16")
-    assert estimate == pytest.approx(5.02, abs=0.1)  # `model check slice`, forward pass, process peak
+    assert estimate == pytest.approx(4.93, abs=0.1)  # `model check slice`, forward pass, process peak
 
 
 def test_the_audio_token_of_a_named_size_is_the_first_free_id() -> None:
