@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.processing.features import make_feature_extractor
+from surgvivqa_audio.processing.features import log_mel, make_feature_extractor
 from surgvivqa_audio.speech.engine import HELD_OUT_VOICES, Voice
 from surgvivqa_audio.speech.phrasing import phrasing_bank, words
 from surgvivqa_audio.taxonomy import load_taxonomy
@@ -24,6 +24,7 @@ from surgvivqa_audio.training.asr_data import (
     by_length,
     ctc_labels,
     make_pool,
+    other_speaker,
     plan_pool,
     training_voice_names,
 )
@@ -117,6 +118,32 @@ def test_augmentation_is_drawn_from_the_generator() -> None:
     assert np.array_equal(augment(wave, still, bank, np.random.default_rng(5)), wave)
 
 
+def test_another_speaker_moves_bands_and_weighs_them_alike_in_every_frame() -> None:
+    ramp = np.repeat(np.arange(80, dtype=np.float32)[:, None], 5, axis=1)
+    still = AugmentConfig()
+    assert np.array_equal(other_speaker(ramp, still, np.random.default_rng(0)), ramp)
+    moving = AugmentConfig(formant=1.0, formant_bins=4.0)
+    moved = other_speaker(ramp, moving, np.random.default_rng(0))
+    assert moved.dtype == np.float32
+    assert moved.shape == (80, 5)
+    assert (moved == moved[:, :1]).all()
+    assert moved[0, 0] == 0
+    assert moved[79, 0] == 79
+    assert (np.diff(moved[:, 0]) > 0).all()
+    # The first numbers drawn after the one that decides move both inner knots, to -1.84 and -3.67 bins.
+    shifts = moved[:, 0] - ramp[:, 0]
+    assert np.interp([79 / 3, 158 / 3], np.arange(80), shifts) == pytest.approx([-1.84, -3.67], abs=0.15)
+    weighing = AugmentConfig(equalise=1.0, equalise_db=8.0)
+    level = other_speaker(np.full((80, 5), 0.5, np.float32), weighing, np.random.default_rng(0)) - 0.5
+    assert (level == level[:, :1]).all()
+    assert 0.05 < np.abs(level).max() <= 0.2
+    # (8 dB are 0.8 of log10(power), of which the features are a quarter.)
+    loud = np.zeros((80, 5), np.float32)
+    loud[40] = 1.9
+    heard = other_speaker(loud, weighing, np.random.default_rng(0))
+    assert heard.min() == pytest.approx(heard.max() - 2.0)
+
+
 def test_batches_fill_the_frame_budget_and_depend_on_the_step_alone() -> None:
     sizes = [16_000 + 160 * number for number in range(60)]
     pool = Pool(
@@ -134,6 +161,33 @@ def test_batches_fill_the_frame_budget_and_depend_on_the_step_alone() -> None:
         mels, _ = batcher.batch(step, order)
         assert 7 <= len(mels) <= 11
         assert sum(mel.shape[1] for mel in mels) <= 2200
+
+
+def test_an_easy_start_goes_from_short_and_clean_to_everything() -> None:
+    sizes = [16_000 + 160 * number for number in range(400)]
+    pool = Pool(
+        [Utterance(str(number), Voice("en-us")) for number in range(400)],
+        [(_noise(size, size) * 32767).astype(np.int16) for size in sizes],
+    )
+    extractor, order = make_feature_extractor(), by_length(pool)
+    loud = AugmentConfig(gain_db=(-20.0, -20.0))
+    batcher = Batcher(pool, extractor, loud, [_noise(9000)], frames=1500, seed=1, easy_steps=10)
+
+    def spoken(step: int) -> tuple[set[int], int]:
+        """Whose turn it is, and how many are as they were recorded."""
+        mels, texts = batcher.batch(step, order)
+        clean = sum(
+            np.array_equal(mel, log_mel(extractor, pool.waves[int(text)].astype(np.float32) / 32768.0))
+            for mel, text in zip(mels, texts, strict=True)
+        )
+        return {int(text) for text in texts}, len(texts) - clean
+
+    first, changed = spoken(0)
+    assert max(first) < 130  # the shortest hundred and their neighbours
+    assert changed == 0
+    later = [spoken(step) for step in range(10, 30)]
+    assert max(max(said) for said, _ in later) > 300
+    assert all(changed == len(said) for said, changed in later)
 
 
 def test_a_piece_of_noise_starts_anywhere_and_loops() -> None:

@@ -25,7 +25,9 @@ from surgvivqa_audio.speech.make import ASSIGNMENTS
 from surgvivqa_audio.speech.noise import add_noise
 from surgvivqa_audio.taxonomy import Taxonomy
 
-_CLIPS_PER_QUESTION = 3  # another clip and another voice each time
+# Another clip and another voice each time. The calibration bank is smaller, and the threshold that refuses
+# 93 % of it would rest on a handful of rows.
+_CLIPS_PER_QUESTION = {"test": 3, "eval": 8}
 ASSUMED_FPS = 25.0  # of a folder without video_info.csv; five of the six annotated procedures have it
 
 
@@ -103,20 +105,21 @@ def _digest(taxonomy: Taxonomy) -> str:
 
 
 def out_of_scope_samples(samples: Sequence[Sample], taxonomy: Taxonomy, bank: str = "test") -> list[Sample]:
-    """Every question of a bank (``test`` or ``eval``) that no clip answers, about three clips each.
+    """Every question of a bank (``test`` or ``eval``) that no clip answers, three or eight clips each.
 
     Raises:
         ConfigError: the taxonomy has no such questions, or there is no such bank.
     """
-    if bank not in ("test", "eval"):
+    if bank not in _CLIPS_PER_QUESTION:
         raise ConfigError(f"out-of-scope bank '{bank}': test or eval")
     questions: tuple[str, ...] = getattr(taxonomy.out_of_scope, bank)
     if not questions:
         raise ConfigError(f"taxonomy {taxonomy.name} has no out-of-scope {bank} questions")
     clips = list({clip_name(sample): sample for sample in samples}.values())
     asked = []
-    for number, question in enumerate(_CLIPS_PER_QUESTION * questions):
-        clip = clips[number * len(clips) // (_CLIPS_PER_QUESTION * len(questions))]
+    wanted = _CLIPS_PER_QUESTION[bank] * questions
+    for number, question in enumerate(wanted):
+        clip = clips[number * len(clips) // len(wanted)]
         name = f"{OUT_OF_SCOPE}-{number:03d}"
         update = {
             "key": make_key(clip.template, clip.video_id, clip.first_frame, name), "id": name,

@@ -44,7 +44,8 @@ Progress = Callable[[str], None]
 
 class AsrConfig(BaseModel):
     """One run. With ``minutes`` the schedule ends at whichever comes first, steps or time: a run that the
-    clock ended is complete, but not repeatable bit for bit. ``bf16`` multiplies in bfloat16."""
+    clock ended is complete, but not repeatable bit for bit. ``bf16`` multiplies in bfloat16. ``easy`` is the
+    share of the steps over which utterances become long and augmented."""
 
     model_config = _STRICT
     stage: Literal["asr"] = "asr"
@@ -53,6 +54,7 @@ class AsrConfig(BaseModel):
     steps: int = Field(2400, ge=1)
     minutes: float | None = None
     frames: int = Field(6000, ge=100)
+    easy: float = Field(0.0, ge=0, le=1)
     lr_muon: float = 0.02
     lr_adamw: float = 3e-3
     weight_decay: float = 0.01
@@ -93,7 +95,10 @@ class _Run:
         tests = plan_sets(config.evaluation, config.pool, taxonomy, bank, vocabulary)
         self.sets = make_sets(tests, out / "pool", self.extractor, config.evaluation)
         noises = noise_bank(config.seed, config.augment.noise_seconds)
-        self.batcher = Batcher(self.pool, self.extractor, config.augment, noises, config.frames, config.seed)
+        easy = round(config.easy * config.steps)
+        self.batcher = Batcher(
+            self.pool, self.extractor, config.augment, noises, config.frames, config.seed, easy
+        )
         self.order = by_length(self.pool)
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, Any]] = []

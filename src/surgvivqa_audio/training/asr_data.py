@@ -8,6 +8,7 @@ number of the step alone, so that a resumed run sees what an uninterrupted one w
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ Wave = NDArray[np.float32]
 Mel = NDArray[np.float32]
 
 CTC_ALPHABET = "_ abcdefghijklmnopqrstuvwxyz'"  # index 0 is the blank
+_MEL_SCALE = 4  # Whisper's features are a quarter of log10(power) + 4, none more than 8 under the loudest
+_SHORT = 0.25  # of the utterances, the shortest, are where an easy start begins
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -54,11 +57,20 @@ class PoolConfig(BaseModel):
 
 
 class AugmentConfig(BaseModel):
-    """How often and how far an utterance is changed."""
+    """How often and how far an utterance is changed.
+
+    ``formant_bins`` bounds how far a mel band is moved, low and high bands each their own way (another vocal
+    tract; vocal tract length perturbation, Jaitly and Hinton 2013, with more than one factor),
+    ``equalise_db`` a smooth random gain over frequency (another mouth, microphone or room).
+    """
 
     model_config = _STRICT
     warp: float = 0.5
     warp_range: tuple[float, float] = (0.85, 1.18)
+    formant: float = 0.0
+    formant_bins: float = 4.0
+    equalise: float = 0.0
+    equalise_db: float = 9.0
     noise: float = 0.45
     snr_db: tuple[float, float] = (0.0, 20.0)
     reverb: float = 0.15
@@ -222,6 +234,24 @@ def _warp(wave: Wave, factor: float) -> Wave:
     return np.asarray(np.interp(positions, np.arange(wave.size), wave), np.float32)
 
 
+def other_speaker(mel: Mel, config: AugmentConfig, rng: np.random.Generator) -> Mel:
+    """Log-mel features (m, t) as another vocal tract and another microphone would make them."""
+    bins = mel.shape[0]
+    if rng.random() < config.formant:
+        knots = np.linspace(0.0, bins - 1.0, 4)
+        moved = knots + np.pad(rng.uniform(-config.formant_bins, config.formant_bins, 2), 1)
+        source = np.interp(np.arange(bins), knots, moved)
+        below = np.minimum(source.astype(int), bins - 2)
+        share = (source - below).astype(np.float32)[:, None]
+        mel = mel[below] * (1 - share) + mel[below + 1] * share
+    if rng.random() < config.equalise:
+        gains = rng.uniform(-config.equalise_db, config.equalise_db, 8)
+        curve = np.interp(np.linspace(0, 7, bins), np.arange(8), gains).astype(np.float32)
+        mel = mel + curve[:, None] / np.float32(10 * _MEL_SCALE)
+        mel = np.maximum(mel, mel.max() - np.float32(8 / _MEL_SCALE))
+    return mel
+
+
 def _mixed(wave: Wave, bank: Sequence[Wave], snr_db: float, rng: np.random.Generator) -> Wave:
     active = activity(wave)
     if not active.any():
@@ -262,7 +292,11 @@ def _masked(mel: Mel, rng: np.random.Generator) -> Mel:
 
 @dataclass(frozen=True)
 class Batcher:
-    """Batches of equal cost: neighbours in length, as many as fit ``frames`` log-mel frames."""
+    """Batches of equal cost: neighbours in length, as many as fit ``frames`` log-mel frames.
+
+    Over the first ``easy_steps`` a run goes from short to long utterances and from clean to augmented ones:
+    letters are aligned with sound much sooner (SortaGrad, Amodei et al. 2016).
+    """
 
     pool: Pool
     extractor: WhisperFeatureExtractor
@@ -270,29 +304,34 @@ class Batcher:
     bank: Sequence[Wave]
     frames: int
     seed: int
+    easy_steps: int = 0
 
     def batch(self, step: int, order: NDArray[np.int64]) -> tuple[list[Mel], list[str]]:
         """Features and texts of one step; ``order`` lists the utterances by length."""
         rng = np.random.default_rng((self.seed, 2, step))
-        centre = int(rng.integers(order.size))
+        hard = min(step / self.easy_steps, 1.0) if self.easy_steps else 1.0
+        centre = int(rng.integers(math.ceil(order.size * (_SHORT + (1 - _SHORT) * hard))))
         size = max(1, int(self.frames / (self.pool.waves[order[centre]].size / 160 + 30)))
         low = int(np.clip(centre - 2 * size, 0, max(order.size - 4 * size, 0)))
         window = order[low : low + 4 * size]
         picked = rng.choice(window, min(size, window.size), replace=False)
         mels, texts = [], []
         for index in picked:
-            mel, text = self._visit(int(index), rng)
+            mel, text = self._visit(int(index), rng, hard)
             mels.append(mel)
             texts.append(text)
         return mels, texts
 
-    def _visit(self, index: int, rng: np.random.Generator) -> tuple[Mel, str]:
+    def _visit(self, index: int, rng: np.random.Generator, hard: float) -> tuple[Mel, str]:
         wave = self.pool.waves[index].astype(np.float32) / 32768.0
         text = self.pool.utterances[index].text
+        if rng.random() >= hard:
+            return log_mel(self.extractor, wave), text
         if rng.random() < self.augment.nothing_said:
             level = np.float32(10.0 ** rng.uniform(-3.5, 0.0)) if rng.random() < 0.7 else np.float32(0)
             return log_mel(self.extractor, _noise_piece(self.bank, wave.size, rng) * level), ""
         mel = log_mel(self.extractor, augment(wave, self.augment, self.bank, rng))
+        mel = other_speaker(mel, self.augment, rng)
         return (_masked(mel, rng) if rng.random() < self.augment.mask else mel), text
 
 

@@ -26,6 +26,7 @@ from surgvivqa_audio.speech.phrasing import phrasing_bank
 from surgvivqa_audio.taxonomy import Taxonomy
 from surgvivqa_audio.training.asr_data import (
     AugmentConfig,
+    Mel,
     Pool,
     PoolConfig,
     Utterance,
@@ -34,6 +35,7 @@ from surgvivqa_audio.training.asr_data import (
     draw_voice,
     looped,
     noise_bank,
+    other_speaker,
     training_voice_names,
 )
 from surgvivqa_audio.training.chatter import chatter
@@ -146,8 +148,8 @@ def hear(
         path = folder / f"heard-{start // _SHARD:04d}.safetensors"
         part = jobs[start : start + _SHARD]
         if not path.exists():
-            waves = [_wave(job, start + row, config, noises) for row, job in enumerate(part)]
-            write_bytes(path, save(_encode(encoder, processor, waves)))
+            mels = [_mel(job, start + row, config, noises, processor) for row, job in enumerate(part)]
+            write_bytes(path, save(_encode(encoder, mels)))
         stored = load_file(path)
         frames = stored["mel_frames"].tolist()
         heard.states.extend(stored["states"].split([encoder_length(count) for count in frames]))
@@ -157,18 +159,22 @@ def hear(
     return heard
 
 
-def _wave(
-    job: tuple[str, Pool, int, int], number: int, config: UtteranceConfig, noises: Sequence[Wave]
-) -> Wave:
+def _mel(
+    job: tuple[str, Pool, int, int],
+    number: int,
+    config: UtteranceConfig,
+    noises: Sequence[Wave],
+    processor: AudioGraftProcessor,
+) -> Mel:
     rng = np.random.default_rng((config.seed, 2, number))
     kind, pool, index, _ = job
     if kind == NOTHING:
-        return _nothing(noises, rng)
-    return augment(pool.waves[index].astype(np.float32) / 32768.0, config.augment, noises, rng)
+        return processor.mel(_nothing(noises, rng))
+    wave = augment(pool.waves[index].astype(np.float32) / 32768.0, config.augment, noises, rng)
+    return other_speaker(processor.mel(wave), config.augment, rng)
 
 
-def _encode(encoder: Any, processor: AudioGraftProcessor, waves: Sequence[Wave]) -> dict[str, Tensor]:
-    mels = [processor.mel(wave) for wave in waves]
+def _encode(encoder: Any, mels: Sequence[Mel]) -> dict[str, Tensor]:
     frames = torch.tensor([mel.shape[-1] for mel in mels])
     states: dict[int, Tensor] = {}
     for rows in _batches(frames.tolist()):
