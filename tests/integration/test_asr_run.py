@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from surgvivqa_audio.errors import ConfigError
-from surgvivqa_audio.training.asr import AsrConfig, run_asr
+from surgvivqa_audio.training.asr import AsrConfig, _Run, run_asr
 from surgvivqa_audio.training.asr_data import AugmentConfig, PoolConfig
 from surgvivqa_audio.training.asr_eval import EvalConfig
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize
@@ -99,3 +99,20 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert sorted(straight) == sorted(resumed)
     for name, tensor in straight.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+def test_late_in_a_run_random_sentences_are_visited_in_one_step_of_six(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pool").symlink_to(finished / "pool")
+    run = _Run(_config(steps=20, questions_from=0.5), tmp_path, lambda line: None)
+    texts = {utterance.text for utterance in run.pool.utterances}
+    assert {len(visits) for visits in (run.order, run.questions)} == {6, 3}
+    questions = {run.pool.utterances[index].text for index in run.questions}
+    assert all(text.endswith("?") or text.split()[0] in ("Tell", "Name", "Show") for text in questions), texts
+
+    def everything(step: int) -> bool:
+        run.step = step
+        return run.visited() is run.order
+
+    assert [step for step in range(20) if everything(step)] == [*range(10), 12, 18]

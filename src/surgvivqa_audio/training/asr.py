@@ -8,7 +8,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -29,6 +31,7 @@ from surgvivqa_audio.training.asr_data import (
     make_pool,
     noise_bank,
     plan_pool,
+    trained_questions,
 )
 from surgvivqa_audio.training.asr_eval import EvalConfig, EvalSet, error_rates, examples, make_sets, plan_sets
 from surgvivqa_audio.training.asr_model import AsrModel, WhisperSize, build_whisper, save_whisper
@@ -37,6 +40,7 @@ from surgvivqa_audio.training.cpu import use_threads
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
 from surgvivqa_audio.training.optim import MuonAdamW, build_optimizer, lr_factor, set_lr
 
+_EVERYTHING = 6  # late in a run, one step in so many visits the sentences of random words too
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 Progress = Callable[[str], None]
@@ -45,7 +49,8 @@ Progress = Callable[[str], None]
 class AsrConfig(BaseModel):
     """One run. With ``minutes`` the schedule ends at whichever comes first, steps or time: a run that the
     clock ended is complete, but not repeatable bit for bit. ``bf16`` multiplies in bfloat16. ``easy`` is the
-    share of the steps over which utterances become long and augmented."""
+    share of the steps over which utterances become long and augmented; from the share ``questions_from`` on,
+    sentences of random words are spoken in one step of six only: they teach letters, and then take time."""
 
     model_config = _STRICT
     stage: Literal["asr"] = "asr"
@@ -55,6 +60,7 @@ class AsrConfig(BaseModel):
     minutes: float | None = None
     frames: int = Field(6000, ge=100)
     easy: float = Field(0.0, ge=0, le=1)
+    questions_from: float = Field(1.0, ge=0, le=1)
     lr_muon: float = 0.02
     lr_adamw: float = 3e-3
     weight_decay: float = 0.01
@@ -100,6 +106,8 @@ class _Run:
             self.pool, self.extractor, config.augment, noises, config.frames, config.seed, easy
         )
         self.order = by_length(self.pool)
+        asked = set(trained_questions(taxonomy, bank))
+        self.questions = self.order[[self.pool.utterances[index].text in asked for index in self.order]]
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, Any]] = []
 
@@ -110,10 +118,15 @@ class _Run:
         by_clock = self.seconds / 60 / self.config.minutes if self.config.minutes else 0.0
         return min(max(by_steps, by_clock), 1.0)
 
+    def visited(self) -> NDArray[np.int64]:
+        """The utterances that the next step draws from, shortest first."""
+        late = self.step >= self.config.questions_from * self.config.steps
+        return self.questions if late and self.step % _EVERYTHING else self.order
+
     def train_step(self) -> tuple[float, float]:
         """One update; returns both losses."""
         config = self.config
-        mels, texts = self.batcher.batch(self.step, self.order)
+        mels, texts = self.batcher.batch(self.step, self.visited())
         limit = config.size.target_positions
         start, end = self.model.whisper.config.decoder_start_token_id, self.tokenizer.eos_token_id
         tokens = [[start, *self.tokenizer.encode(text)[: limit - 1], end] for text in texts]

@@ -125,10 +125,15 @@ def draw_voice(names: Sequence[str], config: PoolConfig, rng: np.random.Generato
     )
 
 
+def trained_questions(taxonomy: Taxonomy, bank: dict[str, PhrasingSplit]) -> list[str]:
+    """Wordings of every type, and the off-topic questions, that are trained on."""
+    return [text for split in bank.values() for text in split.train] + list(taxonomy.out_of_scope.train)
+
+
 def question_vocabulary(taxonomy: Taxonomy, bank: dict[str, PhrasingSplit]) -> list[str]:
     """Words of the questions that are trained on, sorted."""
-    wordings = [text for split in bank.values() for text in split.train] + list(taxonomy.out_of_scope.train)
-    return sorted({word for text in wordings for word in words(text) if word.isalpha()})
+    questions = trained_questions(taxonomy, bank)
+    return sorted({word for text in questions for word in words(text) if word.isalpha()})
 
 
 def random_sentence(
@@ -150,9 +155,7 @@ def plan_pool(
     """What the pool holds: training wordings and out-of-scope questions, and random sentences."""
     rng = np.random.default_rng((config.seed, 0))
     names = training_voice_names(config)
-    wordings = [text for split in bank.values() for text in split.train] + list(
-        taxonomy.out_of_scope.train
-    ) * 5
+    wordings = trained_questions(taxonomy, bank) + list(taxonomy.out_of_scope.train) * 4
     question_words = question_vocabulary(taxonomy, bank)
     wanted = int(config.utterances * config.wording_share)
     order = np.concatenate([rng.permutation(len(wordings)) for _ in range(-(-wanted // len(wordings)))])
