@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from surgvivqa_audio.errors import ConfigError, ModelError
-from surgvivqa_audio.training.optim import build_optimizer, cosine_schedule, lr_factor, split_parameters
+from surgvivqa_audio.training.optim import (
+    ManyMuon,
+    build_optimizer,
+    cosine_schedule,
+    lr_factor,
+    split_parameters,
+)
 
 
 class _Tiny(nn.Module):
@@ -110,3 +118,30 @@ def test_learning_rate_factor_literals() -> None:
     assert lr_factor(0.515) == pytest.approx(0.51)
     assert lr_factor(1.0) == pytest.approx(0.02)
     assert lr_factor(2.0) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_many_matrices_at_once_are_what_stock_muon_makes_of_each(kept: bool) -> None:
+    shapes = [(24, 24), (24, 24), (40, 24), (8, 24), (40, 24), (24, 8), (1, 5)]
+    rng = torch.Generator().manual_seed(3)
+    first = [torch.randn(shape, generator=rng) for shape in shapes]
+    stock, ours = ([nn.Parameter(one.clone()) for one in first] for _ in range(2))
+    options = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.95}
+    optimizers = [torch.optim.Muon(stock, **options), ManyMuon(ours, **options)]
+    for step in range(4):
+        for number, (one, other) in enumerate(zip(stock, ours, strict=True)):
+            gradient = torch.randn(one.shape, generator=rng) * 10.0 ** (number - 3)
+            one.grad, other.grad = gradient.clone(), gradient.clone()
+            if step == 2 and number == 1:  # a matrix that had no part in this step
+                one.grad = other.grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+        if kept and step == 1:  # what one has saved, the other goes on with
+            optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+    for one, other, start in zip(stock, ours, first, strict=True):
+        # One unit in the last place of a bfloat16 near 1, four times; a step is a hundred times larger.
+        assert torch.allclose(one, other, rtol=0, atol=4 * 0.02 * 2**-8)
+        assert (one - start).abs().max() > 0.01
+        assert torch.equal(
+            optimizers[0].state[one]["momentum_buffer"], optimizers[1].state[other]["momentum_buffer"]
+        )

@@ -18,7 +18,57 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from surgvivqa_audio.errors import ConfigError, ModelError
 
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # as in torch.optim.Muon
+_ITERATIONS = 5
 _HEAD_NAMES = ("lm_head", "proj_out", "ctc_head")
+
+
+def orthogonal(updates: Tensor) -> Tensor:
+    """The nearest orthogonal matrices of (n, rows, columns), about, by five Newton-Schulz steps in bfloat16.
+
+    What ``torch.optim.Muon`` makes of them one by one, to the rounding of a bfloat16.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = updates.shape[1] > updates.shape[2]
+    x = updates.bfloat16()
+    x = (x.mT if tall else x).contiguous()
+    x = x / torch.stack([each.norm() for each in x])[:, None, None].clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class ManyMuon(Muon):
+    """``torch.optim.Muon`` for models of many small matrices: those of one shape are updated together.
+
+    One by one, a hundred small products a step take longer than their arithmetic: 39 ms of a step of 450 in
+    the tiny Whisper, 18 together.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                updates = orthogonal(torch.stack([self._momentum(each, group) for each in parameters]))
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-rate)
+        return None
+
+    def _momentum(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        kept = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(kept, group["momentum"])
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -50,7 +100,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.inner: list[torch.optim.Optimizer] = []
         if named_matrices:
             group = [parameter for _, parameter in named_matrices]
-            self.inner.append(Muon(group, lr=lr_muon, weight_decay=weight_decay, momentum=momentum))
+            self.inner.append(ManyMuon(group, lr=lr_muon, weight_decay=weight_decay, momentum=momentum))
         wide = [parameter for _, parameter in named_others if parameter.ndim >= 2]
         flat = [parameter for _, parameter in named_others if parameter.ndim < 2]
         groups = [
