@@ -35,6 +35,17 @@ class LoopConfig(BaseModel):
     bf16: bool = Field(default_factory=bfloat16_pays)
 
 
+def _checkpoints(out: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted((out / "checkpoint").glob("step-*.safetensors"))
+
+
+def steps_done(out: Path) -> int:
+    """Steps of the newest checkpoint in a run folder; 0 where there is none."""
+    found = _checkpoints(out)
+    return int(found[-1].stem.removeprefix("step-")) if found else 0
+
+
 class Loop:
     """Muon and AdamW on what ``trained`` trains, warm-up and cosine, one log line per ten steps.
 
@@ -96,7 +107,7 @@ class Loop:
         write_bytes(
             folder / f"step-{self.step:06d}.safetensors", save(plain, metadata={"step": str(self.step)})
         )
-        for old in sorted(folder.glob("step-*.safetensors"))[:-2]:
+        for old in _checkpoints(self.out)[:-2]:
             old.unlink()
 
     def resume(self) -> bool:
@@ -105,7 +116,7 @@ class Loop:
         Raises:
             ModelError: the checkpoint belongs to another set of parameters.
         """
-        found = sorted((self.out / "checkpoint").glob("step-*.safetensors"))
+        found = _checkpoints(self.out)
         if not found:
             return False
         with safe_open(found[-1], framework="pt") as handle:

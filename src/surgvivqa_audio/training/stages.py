@@ -22,7 +22,7 @@ from surgvivqa_audio.training.begun import SUMMARY, begin, finished
 from surgvivqa_audio.training.clip_pool import PoolClip, PoolConfig, build_pool, read_pool
 from surgvivqa_audio.training.cpu import use_threads
 from surgvivqa_audio.training.language import LanguageConfig, train_language
-from surgvivqa_audio.training.loop import Progress
+from surgvivqa_audio.training.loop import Progress, steps_done
 from surgvivqa_audio.training.nano import NanoSize, nano_vlm_config
 from surgvivqa_audio.training.nano_tokenizer import build_nano_tokenizer, common_words, nano_corpus
 from surgvivqa_audio.training.rows import Seen, with_features
@@ -130,8 +130,11 @@ def _see(
     processor = nano_processor(taxonomy, recipe.size)
     model = _empty_graft(recipe, processor)
     shown, read = split_pools(recipe)
-    clips = [clip for _, pool in _read(recipe, shown, progress) for clip in pool]
-    train_tower(model.vlm, processor, taxonomy, clips, recipe.tower, out / "tower", resume, progress)
+    tower, grid = out / "tower", recipe.pools[shown[0]].grid
+    clips: list[PoolClip] = []
+    if not (resume and steps_done(tower) == recipe.tower.steps):  # a trained one needs none of its clips
+        clips = [clip for _, pool in _read(recipe, shown, progress) for clip in pool]
+    train_tower(model.vlm, processor, taxonomy, clips, grid, recipe.tower, tower, resume, progress)
     del clips
     seen = with_features(model.vlm, processor, _read(recipe, read, progress), Path(recipe.features))
     if recipe.procedures:

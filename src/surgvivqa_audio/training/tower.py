@@ -74,14 +74,17 @@ def train_tower(
     processor: AudioGraftProcessor,
     taxonomy: Taxonomy,
     clips: Sequence[PoolClip],
+    grid: int,
     config: TowerConfig,
     out: Path,
     resume: bool,
     progress: Progress | None = None,
 ) -> None:
-    """Train ``vlm.model.visual`` in place; the heads stay in the checkpoint."""
+    """Train ``vlm.model.visual`` in place; the heads stay in the checkpoint.
+
+    ``grid`` cells a side have targets in ``clips``, of which a finished run needs none.
+    """
     torch.manual_seed(config.seed)
-    grid = clips[0].occupancy.shape[1]
     width = vlm.config.get_text_config().hidden_size
     tokens, types = TokenHeads(width, taxonomy), TypeHeads(width, grid, taxonomy)
     counts = answer_counts(clips)
