@@ -44,7 +44,7 @@ class PoolConfig(BaseModel):
 
     model_config = _STRICT
     utterances: int = Field(22_000, ge=1)
-    wording_share: float = Field(0.5, ge=0, le=1)
+    wording_share: float = Field(0.5, gt=0, le=1)
     question_word_share: float = Field(0.35, ge=0, le=1)
     min_words: int = Field(3, ge=1)
     max_words: int = Field(8, ge=1)
@@ -157,7 +157,7 @@ def plan_pool(
     names = training_voice_names(config)
     wordings = trained_questions(taxonomy, bank) + list(taxonomy.out_of_scope.train) * 4
     question_words = question_vocabulary(taxonomy, bank)
-    wanted = int(config.utterances * config.wording_share)
+    wanted = max(1, int(config.utterances * config.wording_share))
     order = np.concatenate([rng.permutation(len(wordings)) for _ in range(-(-wanted // len(wordings)))])
     texts = [wordings[index] for index in order[:wanted]]
     while len(texts) < config.utterances:
