@@ -66,9 +66,8 @@ def _batched_slices(attention: Any) -> None:
             part.reshape(size // length, length, heads, -1).transpose(1, 2).to(value.dtype)
             for part in (query, key, value)
         )
-        if (
-            query.requires_grad
-        ):  # on a CPU the fused kernel's backward pass is many times slower at this length
+        # On a CPU the fused kernel's backward pass is many times slower at this length.
+        if query.requires_grad:
             weights = (query @ key.transpose(-1, -2) * attention.scaling).softmax(dim=-1)
             seen = weights.to(value.dtype) @ value
         else:

@@ -32,7 +32,7 @@ def orthogonal(updates: Tensor) -> Tensor:
     tall = updates.shape[1] > updates.shape[2]
     x = updates.bfloat16()
     x = (x.mT if tall else x).contiguous()
-    x = x / torch.stack([each.norm() for each in x])[:, None, None].clamp(min=1e-7)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(_ITERATIONS):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -47,7 +47,7 @@ class ManyMuon(Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = {}
@@ -60,7 +60,6 @@ class ManyMuon(Muon):
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-rate)
-        return None
 
     def _momentum(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
