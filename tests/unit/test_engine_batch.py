@@ -34,6 +34,7 @@ def test_leaves_are_not_run(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trie.trunk.parents.tolist() == [-1, -1, 0, 0]
     assert trie.rows.tolist() == [0, 0, 1, 1, 2, 3, 4]
     assert trie.children == ((0, 1), (2, 3), (4,), (5,), (6,), (), (), ())
+    assert trie.forking.tolist() == [0]
     # Row 0 the root, then nodes 0..3; each row's logits are log-probabilities of a vocabulary of ten.
     table = torch.log_softmax(torch.arange(50.0).reshape(5, 10).sin(), dim=-1)
     # Logits that are not normalised: a constant per row is what the normaliser takes away.
@@ -41,6 +42,17 @@ def test_leaves_are_not_run(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scores.shape == (1, 3)
     assert float(scores[0, 1]) == pytest.approx(float(table[0, 5] + table[1, 7] + table[4, 9]), abs=1e-5)
     assert float(scores[0, 2]) == pytest.approx(float(table[0, 8] + table[2, 9]), abs=1e-5)
+
+
+def test_a_walk_looks_only_at_what_leads_to_a_choice() -> None:
+    trie = build_trie([[1, 2, 3, 4, 9], [1, 2, 3, 5, 9], [6, 7, 9]])
+    assert trie.tokens[trie.forking].tolist() == [1, 2, 3]
+    assert trie.forks.parents.tolist() == [-1, 0, 1]
+    assert trie.forks.depths.tolist() == [0, 1, 2]
+    assert trie.forks.visible.int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert build_trie([[1, 2, 9]]).forking.tolist() == []
+    ours = _engine().trie
+    assert (len(ours.inner), len(ours.forking)) == (239, 35)
 
 
 def test_a_batch_of_pairs_equals_single_questions(make_frames: Any) -> None:
@@ -150,9 +162,8 @@ def test_jump_forward_is_greedy_decoding_inside_the_tree(mode: Any, make_frames:
     found = engine.jump(clip, question)
     assert found.sentence == expected
     assert found.log_prob == pytest.approx(log_prob, abs=1e-4)
-    assert 1 <= found.passes < len(engine.processor.answer_ids(engine.sentences[expected][0]))
     answer = clip.ask(tone(0.3), "How large is the lesion?", mode, method="jump")
-    assert answer.extra == {"method": "jump", "passes": found.passes}
+    assert answer.extra == {"method": "jump"}
     assert answer.confidence == pytest.approx(np.exp(found.log_prob), abs=1e-4)
 
 

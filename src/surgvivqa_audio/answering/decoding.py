@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgvivqa_audio.answering.prefix import device_of
-from surgvivqa_audio.answering.questions import Asked, hear
+from surgvivqa_audio.answering.questions import Asked, hear, tree_states
 from surgvivqa_audio.answering.trie import Trie
 from surgvivqa_audio.model.graft import AudioGraft
 from surgvivqa_audio.model.text import Layers, run_text
@@ -19,11 +19,57 @@ from surgvivqa_audio.processing.processor import AudioGraftProcessor
 
 @dataclass(frozen=True)
 class Jump:
-    """A sentence, its log-probability among the choices the tree left open, and the passes it took."""
+    """A sentence and its log-probability among the choices the tree left open."""
 
     sentence: int
     log_prob: float
-    passes: int
+
+
+def jump_forward(
+    model: AudioGraft, processor: AudioGraftProcessor, trie: Trie, asked: Asked, bucket: int = 0
+) -> Jump:
+    """Greedy decoding that may write only sentences of the tree, in one pass.
+
+    All choices that the walk can meet are read together, behind the few nodes that lead to them (35 of the
+    239 inner nodes of our answers); what has no alternative is neither predicted nor run, and at a choice
+    only the head's rows of the allowed tokens are multiplied. Not exact as a search: a sentence that starts
+    badly and ends well is lost, as in any greedy decoding.
+    """
+    hidden = tree_states(model, processor, trie.forks, [asked], bucket)[0]
+    rows = {-1: 0} | {int(node): 1 + place for place, node in enumerate(trie.forking)}
+    head: Any = model.get_output_embeddings()
+    node, log_prob = -1, 0.0
+    while choices := trie.children[node + 1]:
+        best = 0
+        if len(choices) > 1:
+            allowed = head.weight[trie.tokens[list(choices)].to(hidden.device)]
+            steps = (allowed @ hidden[rows[node]]).float().log_softmax(dim=0)
+            best = int(steps.argmax())
+            log_prob += float(steps[best])
+        node = choices[best]
+    ends = {path[-1]: index for index, path in enumerate(trie.paths)}
+    return Jump(ends[node], log_prob)
+
+
+def first_branch(
+    model: AudioGraft, processor: AudioGraftProcessor, trie: Trie, asked: Asked, bucket: int = 0
+) -> Tensor:
+    """Exact log-probability (sentences,) of each sentence up to and including the tree's first choice.
+
+    Sentences that part later share a value, which bounds the probability of each from above.
+    """
+    stem, choices = [], trie.children[0]
+    while len(choices) == 1:
+        stem.append(choices[0])
+        choices = trie.children[choices[0] + 1]
+    shared = trie.part(torch.tensor(stem, dtype=torch.int64))
+    hidden = tree_states(model, processor, shared, [asked], bucket)[0]
+    log_probs = model.get_output_embeddings()(hidden).float().log_softmax(dim=-1).cpu()
+    depth = len(stem)
+    before = log_probs[torch.arange(depth), shared.tokens].sum()
+    if not choices:
+        return before.expand(len(trie.paths))
+    return before + log_probs[depth, trie.tokens[[path[depth] for path in trie.paths]]]
 
 
 class _Writer:
@@ -35,72 +81,15 @@ class _Writer:
         self.position = asked.prefix.position
         self.audio = None if asked.mel is None else hear(model, [asked.mel], bucket)
 
-    def write(self, ids: Sequence[int], last: int = 1) -> Tensor:
-        """Hidden states (last, d) of the last of the new tokens."""
+    def write(self, ids: Sequence[int]) -> Tensor:
+        """Hidden state (d,) of the last of the new tokens."""
         device, size = device_of(self.model), len(ids)
         embeddings = self.model.embed(torch.tensor([list(ids)], device=device), self.audio)
         self.audio = None
         positions = torch.arange(self.position, self.position + size, device=device)[None]
         self.position += size
-        keep = torch.arange(size - last, size, device=device)[None]
-        hidden, self.past = run_text(self.model.vlm, embeddings, positions, self.past, keep=keep)
-        return hidden[0]
-
-
-def _forced(trie: Trie, node: int) -> tuple[list[int], int]:
-    """Tokens that follow a node (-1: the root) without a choice, and the node where they end."""
-    tokens = []
-    while len(trie.children[node + 1]) == 1:
-        node = trie.children[node + 1][0]
-        tokens.append(int(trie.tokens[node]))
-    return tokens, node
-
-
-def jump_forward(
-    model: AudioGraft, processor: AudioGraftProcessor, trie: Trie, asked: Asked, bucket: int = 0
-) -> Jump:
-    """Greedy decoding that may write only sentences of the tree.
-
-    Tokens without an alternative are not predicted but written along with the next pass, and at a choice only
-    the head's rows of the allowed tokens are multiplied. Not exact as a search: a sentence that starts
-    badly and ends well is lost, as in any greedy decoding.
-    """
-    ends = {path[-1]: index for index, path in enumerate(trie.paths)}
-    head: Any = model.get_output_embeddings()
-    weight: Tensor = head.weight
-    writer = _Writer(model, asked, bucket)
-    forced, node = _forced(trie, -1)
-    pending, log_prob, passes = [*asked.ids, *forced], 0.0, 0
-    while trie.children[node + 1]:
-        hidden = writer.write(pending)[0]
-        passes += 1
-        choices = list(trie.children[node + 1])
-        allowed = weight[trie.tokens[choices].to(weight.device)]
-        steps = (allowed @ hidden).float().log_softmax(dim=0)
-        best = int(steps.argmax())
-        log_prob += float(steps[best])
-        forced, end = _forced(trie, choices[best])
-        pending, node = [int(trie.tokens[choices[best]]), *forced], end
-    return Jump(ends[node], log_prob, passes)
-
-
-def first_branch(
-    model: AudioGraft, processor: AudioGraftProcessor, trie: Trie, asked: Asked, bucket: int = 0
-) -> Tensor:
-    """Exact log-probability (sentences,) of each sentence up to and including the tree's first choice.
-
-    Sentences that part later share a value, which bounds the probability of each from above.
-    """
-    forced, node = _forced(trie, -1)
-    writer = _Writer(model, asked, bucket)
-    hidden = writer.write([*asked.ids, *forced], last=1 + len(forced))
-    log_probs = model.get_output_embeddings()(hidden).float().log_softmax(dim=-1)
-    shared = sum(float(log_probs[at, token]) for at, token in enumerate(forced))
-    choices = {int(child): int(trie.tokens[child]) for child in trie.children[node + 1]}
-    if not choices:
-        return torch.full((len(trie.paths),), shared)
-    depth = len(forced)
-    return torch.stack([log_probs[-1, choices[path[depth]]] + shared for path in trie.paths]).cpu()
+        hidden, self.past = run_text(self.model.vlm, embeddings, positions, self.past, keep=1)
+        return hidden[0, 0]
 
 
 def generate(

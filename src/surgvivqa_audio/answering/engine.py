@@ -195,7 +195,7 @@ class AnswerEngine:
         best = Option(short, sentence, name, math.exp(found.log_prob))
         unsure = "uncertain" if best.probability < self.decision.abstain_below else ""
         reason = unsure if name else "refused"
-        return self._answer(best, reason, [best], timings, {"method": "jump", "passes": found.passes})
+        return self._answer(best, reason, [best], timings, {"method": "jump"})
 
     def _answer(
         self,

@@ -54,22 +54,31 @@ def hear(model: AudioGraft, mels: Sequence[Mel], bucket: int = 0) -> list[Tensor
 def score_rows(
     model: AudioGraft, processor: AudioGraftProcessor, trie: Trie, asked: Sequence[Asked], bucket: int = 0
 ) -> Tensor:
-    """Log-probability of every sentence for every question, (b, sentences), in one pass.
+    """Log-probability of every sentence for every question, (b, sentences), in one pass."""
+    hidden = tree_states(model, processor, trie.trunk, asked, bucket)
+    head: Any = model.get_output_embeddings()
+    return sentence_log_probs(hidden, head.weight, trie)
+
+
+def tree_states(
+    model: AudioGraft, processor: AudioGraftProcessor, tree: Trie, asked: Sequence[Asked], bucket: int = 0
+) -> Tensor:
+    """Hidden states (b, 1 + n, d) of every question's last token and of the n nodes of a tree behind it.
 
     The prefixes must have one length. Questions are padded between question and tree; nothing sees the
     padding, and positions skip it.
     """
     device = device_of(model)
-    trunk, prefix = trie.trunk, asked[0].prefix.length
+    prefix = asked[0].prefix.length
     lengths = [len(one.ids) for one in asked]
-    size, nodes = max(lengths), len(trunk)
+    size, nodes = max(lengths), len(tree)
     pad = processor.special.pad
-    tree = trunk.tokens.tolist()
-    ids = torch.tensor([[*one.ids, *[pad] * (size - len(one.ids)), *tree] for one in asked])
-    offsets = torch.stack([torch.cat([torch.arange(size), length + trunk.depths]) for length in lengths])
+    tokens = tree.tokens.tolist()
+    ids = torch.tensor([[*one.ids, *[pad] * (size - len(one.ids)), *tokens] for one in asked])
+    offsets = torch.stack([torch.cat([torch.arange(size), length + tree.depths]) for length in lengths])
     positions = torch.tensor([[one.prefix.position] for one in asked]) + offsets
     equal = min(lengths) == size
-    masks = [tree_mask(prefix, size, trunk, length) for length in (lengths[:1] if equal else lengths)]
+    masks = [tree_mask(prefix, size, tree, length) for length in (lengths[:1] if equal else lengths)]
     mels = [one.mel for one in asked if one.mel is not None]
     embeddings = model.embed(ids.to(device), hear(model, mels, bucket) if mels else None)
     rows: Tensor | int = 1 + nodes  # the question's last token and the tree, which follows it
@@ -84,5 +93,4 @@ def score_rows(
         torch.stack(masks).to(device),
         rows,
     )
-    head: Any = model.get_output_embeddings()
-    return sentence_log_probs(hidden, head.weight, trie)
+    return hidden

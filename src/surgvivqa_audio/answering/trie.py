@@ -50,8 +50,26 @@ class Trie:
 
     @cached_property
     def trunk(self) -> Trie:
-        """The tree of the inner nodes alone; it has no paths."""
-        keep = self.inner
+        """The tree of the inner nodes alone."""
+        return self.part(self.inner)
+
+    @cached_property
+    def forking(self) -> Tensor:
+        """Nodes at which, or below which, there is a choice, (f,): what a walk down the tree looks at."""
+        leads = [len(row) > 1 for row in self.children[1:]]
+        for node in reversed(range(len(self))):  # a parent comes before its children
+            parent = int(self.parents[node])
+            if parent >= 0:
+                leads[parent] = leads[parent] or leads[node]
+        return torch.tensor([node for node, one in enumerate(leads) if one], dtype=torch.int64)
+
+    @cached_property
+    def forks(self) -> Trie:
+        """The tree of the forking nodes alone."""
+        return self.part(self.forking)
+
+    def part(self, keep: Tensor) -> Trie:
+        """The tree of some nodes (k,), of each all that stand above it; it has no paths."""
         place = {int(node): index for index, node in enumerate(keep)}
         parents = torch.tensor([place.get(int(self.parents[node]), -1) for node in keep], dtype=torch.int64)
         return Trie(self.tokens[keep], parents, self.depths[keep], self.visible[keep][:, keep], ())
