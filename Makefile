@@ -53,7 +53,7 @@ soak: $(READY) ## long proofs: kills at every write boundary, and the like (ONLY
 # take equally long, the ear's core also renders the clips that nobody needs before the eye is done; what
 # follows takes both.
 STAGE := $(BIN)/surgvivqa train recipes/nano
-nano: $(READY) ## train the nano model through every stage (about 90 minutes on 2 cores)
+nano: $(READY) ## train the nano model through every stage (70 to 90 minutes on 2 cores)
 	$(MAKE) -j2 nano-heard nano-seen
 	$(STAGE)/vlm.yaml --resume
 	$(STAGE)/align.yaml --resume

@@ -35,7 +35,7 @@ if [ "$part" != slice ] && [ "$part" != report ]; then
   $bin bench agreement --questions $questions --threads $threads --json "$out/agreement-nano.json"
 fi
 if [ "$part" = all ] || [ "$part" = slice ]; then
-  $bin bench latency --size slice --pairs 7 --warm-up 1 --minutes 6 --peers seed --threads 2 \
+  $bin bench latency --size slice --pairs 15 --warm-up 1 --minutes 9 --peers seed --threads 2 \
     --json $out/latency-slice.json
   $bin bench growth --size slice --pairs 3 --axes frames --threads 2 --json $out/growth-slice.json
 fi
