@@ -180,6 +180,24 @@ def test_first_branch_is_the_first_step_of_the_tree(make_frames: Any) -> None:
         assert float(value) == starts[path[0]]
 
 
+def test_sentences_with_one_beginning_part_at_their_first_choice(make_frames: Any) -> None:
+    processor = nano_processor()
+    engine = AnswerEngine(nano_graft(processor), processor, load_taxonomy(), name="tiny")
+    clip = engine.open(make_frames(2, 64), 6.25)
+    question = Spoken("text", None, "Why?")
+    engine.trie = build_trie([[30, 31, 32, 33], [30, 31, 34, 33]])
+    first = engine.first_branch(clip, question)
+    found = engine.jump(clip, question)
+    assert found.sentence == int(first.argmax())
+    assert found.log_prob == pytest.approx(float(first.max() - first.logsumexp(dim=0)), abs=1e-4)
+    assert bool((first > engine.score(clip, question)).all())  # what follows the choice costs something
+    engine.trie = build_trie([[30, 31, 32, 33]])
+    assert float(engine.first_branch(clip, question)) == pytest.approx(
+        float(engine.score(clip, question)), abs=1e-4
+    )
+    assert (engine.jump(clip, question).sentence, engine.jump(clip, question).log_prob) == (0, 0.0)
+
+
 @torch.no_grad()
 def test_free_text_is_greedy_generation(make_frames: Any) -> None:
     engine = _engine()
