@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,38 +71,23 @@ def first_branch(
     return before + log_probs[depth, trie.tokens[[path[depth] for path in trie.paths]]]
 
 
-class _Writer:
-    """Writes tokens behind a question; keys and values grow by what is written."""
-
-    def __init__(self, model: AudioGraft, asked: Asked, bucket: int) -> None:
-        self.model = model
-        self.past: Layers = asked.prefix.layers
-        self.position = asked.prefix.position
-        self.audio = None if asked.mel is None else hear(model, [asked.mel], bucket)
-
-    def write(self, ids: Sequence[int]) -> Tensor:
-        """Hidden state (d,) of the last of the new tokens."""
-        device, size = device_of(self.model), len(ids)
-        embeddings = self.model.embed(torch.tensor([list(ids)], device=device), self.audio)
-        self.audio = None
-        positions = torch.arange(self.position, self.position + size, device=device)[None]
-        self.position += size
-        hidden, self.past = run_text(self.model.vlm, embeddings, positions, self.past, keep=1)
-        return hidden[0, 0]
-
-
 def generate(
     model: AudioGraft, processor: AudioGraftProcessor, asked: Asked, max_tokens: int, bucket: int = 0
 ) -> list[int]:
     """Greedy ids over the whole vocabulary, without the end token."""
-    writer = _Writer(model, asked, bucket)
-    head = model.get_output_embeddings()
+    head, device = model.get_output_embeddings(), device_of(model)
+    audio = None if asked.mel is None else hear(model, [asked.mel], bucket)
+    past: Layers = asked.prefix.layers
+    position, pending = asked.prefix.position, asked.ids
     written: list[int] = []
-    pending = asked.ids
     while len(written) < max_tokens:
-        token = int(head(writer.write(pending)).argmax())
+        embeddings = model.embed(torch.tensor([pending], device=device), audio)
+        positions = torch.arange(position, position + len(pending), device=device)[None]
+        hidden, past = run_text(model.vlm, embeddings, positions, past, keep=1)
+        token = int(head(hidden[0, 0]).argmax())
         if token == processor.special.im_end:
             break
         written.append(token)
-        pending = [token]
+        position += len(pending)
+        pending, audio = [token], None  # the sound has been read with the question
     return written
